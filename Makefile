@@ -1,0 +1,53 @@
+# make demo    set up .venv if needed, then generate, edit and describe with the embedded model
+# make test    lint, types and tests      make proof   the long forms of the promises
+# make lock    write constraints/lock.txt from the current environment
+#
+# PYTHON=python3.12 picks the interpreter, TORCH="torch==2.13.0" the build of torch, JOBS=4 the test processes.
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+RUN    := .venv/bin
+READY  := .venv/.ready
+
+# One thread a process: two test processes with two threads each on two cores crawl.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: setup demo test lint types unit proof tiny-random lock clean
+
+setup: $(READY)
+
+# The CPU constraints hold only where torch came without CUDA.
+$(READY): pyproject.toml constraints/lock.txt constraints/cpu.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv .venv
+	$(RUN)/python -m pip install --quiet "$(TORCH)"
+	cpu=$$($(RUN)/python -c "import torch; print('' if torch.version.cuda else '-c constraints/cpu.txt')"); \
+	  $(RUN)/python -m pip install --quiet -e ".[dev]" -c constraints/lock.txt $$cpu
+	touch $(READY)
+
+demo: $(READY)
+	$(RUN)/python scripts/demo.py
+
+test: lint types unit
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(READY)
+	$(RUN)/mypy
+
+unit: $(READY)
+	$(TEST_ENV) $(RUN)/python -m pytest -n $(JOBS) -m "not slow"
+
+proof: $(READY)
+	$(TEST_ENV) $(RUN)/python -m pytest -n $(JOBS)
+
+tiny-random: $(READY)
+	$(RUN)/python -m unipic.models.tiny src/unipic/assets
+
+lock: $(READY)
+	$(RUN)/python -m pip freeze --exclude-editable --exclude torch | grep -v "@ file" > constraints/lock.txt
+
+clean:
+	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache

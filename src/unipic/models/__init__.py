@@ -1,0 +1,1 @@
+"""The models and their published folders; knows neither sampling nor training."""

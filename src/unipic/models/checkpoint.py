@@ -1,0 +1,105 @@
+"""Models from published folders and back: strict in what they are built from, plain in what is written.
+
+A model is built on the meta device from its JSON, its tensors are compared with what it expects, name by name and shape
+by shape, and only then put in. Attributes are never set by names that a file brings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unipic.errors import BadModel, UnipicError
+from unipic.models.folder import FORMAT_VERSION, LAYOUTS, ModelFolder, did_you_mean
+from unipic.models.weights import check_tensors, read_tensors, write_tensors
+
+
+def build_diffusers(cls: type[Any], config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: Path) -> Any:
+    """A diffusers model from its JSON and tensors, frozen and in evaluation mode. Its memory is the tensors' own."""
+    known = set(signature(cls.__init__).parameters) - {"self"}
+    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    if stray := next((k for k in values if k not in known), None):
+        raise BadModel(
+            f"unknown setting {stray!r}{did_you_mean(stray, known)}", str(where / "config.json"), "remove it"
+        )
+    with describing_errors(where), torch.device("meta"):
+        model = cls(**values)
+    check_tensors(tensors, model.state_dict(), where)
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    return frozen(model)
+
+
+def build_transformers(
+    cls: type[Any], config: Any, tensors: Mapping[str, Tensor], where: Path, dtype: torch.dtype
+) -> Any:
+    """The same for a transformers model; the library casts (some of T5's layers stay float32 in half precision)."""
+    with describing_errors(where), torch.device("meta"):
+        blank = cls(config)
+    filled = dict(tensors)
+    if cls.__name__ == "T5EncoderModel" or getattr(config, "tie_word_embeddings", False):
+        for name, source in (blank._tied_weights_keys or {}).items():  # stored once, under its source's name
+            if source in filled:
+                filled.setdefault(name, filled[source])
+    for name in [k for k in filled if k.endswith("embeddings.position_ids")]:
+        del filled[name]  # a buffer that older versions stored; it is 0, 1, 2, …
+    check_tensors(filled, blank.state_dict(), where)
+    # Only tensors and our own config object go in: given no path, the library opens no file and no socket.
+    return frozen(cls.from_pretrained(None, config=config, state_dict=filled, dtype=dtype))
+
+
+class describing_errors:
+    """Any error while a model is built from its JSON is that JSON's fault."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UnipicError):
+            what = f"the settings describe no model: {error}"
+            raise BadModel(what, str(self.where / "config.json"), "download it again") from error
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)
+
+
+def read_component(
+    folder: ModelFolder, component: str, dtype: torch.dtype | None, at: str | None = None
+) -> dict[str, Tensor]:
+    return read_tensors(folder.weights(component, at), dtype)
+
+
+def write_component(
+    folder: Path, component: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], at: str | None = None
+) -> None:
+    """A component's JSON and safetensors, in the published names."""
+    layout = LAYOUTS[component]
+    target = folder / (component if at is None else at)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / layout.config).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if layout.weights:
+        write_tensors(target / f"{layout.weights}.safetensors", tensors)
+
+
+def write_manifest(folder: Path, defaults: Mapping[str, Any]) -> None:
+    """`unipic.json` and, last, the manifest that makes a folder complete."""
+    (folder / "unipic.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "defaults": defaults}, indent=2, sort_keys=True) + "\n"
+    )
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    entries = {
+        str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
+        for p in files
+    }
+    (folder / "manifest.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION, "files": entries}, indent=2, sort_keys=True) + "\n"
+    )

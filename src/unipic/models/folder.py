@@ -1,0 +1,380 @@
+"""Published model folders: where they are and what lies in them.
+
+A folder is data: class names in its JSON are labels of the closed table below, never imported; nothing in it is
+executed; no file outside it is read (a hub cache's links into its own `blobs/` are inside). Layouts:
+
+    Kontext      transformer/ vae/ scheduler/ text_encoder{,_2,_3}/ tokenizer{,_2,_3}/   model_index.json
+    MetaQuery    transformer/ vae/ scheduler/ conditioner/    and mllm/, inside or as a folder of its own
+
+Our own folders add `unipic.json` (defaults) and `manifest.json` (size and SHA-256 of every file).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unipic.errors import BadInput, BadModel
+from unipic.models.weights import HashCache
+
+FORMAT_VERSION = 1
+DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
+EMBEDDED = ("tiny", "tiny-kontext")
+JSON_LIMIT = 64 * 2**20  # bytes; the tokenizer.json of Qwen2.5 takes 7 MB
+
+
+class Layout(NamedTuple):
+    """How a component lies in its folder: which JSON describes it, under which class names, with which weights."""
+
+    config: str
+    labels: tuple[str, ...]
+    weights: str | None = None
+
+
+_CLIP_TOKENIZER = Layout("tokenizer_config.json", ("CLIPTokenizer", "CLIPTokenizerFast"))
+_CLIP = Layout("config.json", ("CLIPTextModelWithProjection",), "model")
+LAYOUTS = {
+    "transformer": Layout(
+        "config.json",
+        ("SD3Transformer2DModel", "SD3Transformer2DKontextModel", "KontextTransformer"),
+        "diffusion_pytorch_model",
+    ),
+    "vae": Layout("config.json", ("AutoencoderKL",), "diffusion_pytorch_model"),
+    "scheduler": Layout("scheduler_config.json", ("FlowMatchEulerDiscreteScheduler",)),
+    "conditioner": Layout("config.json", ("StableDiffusion3Conditioner",), "diffusion_pytorch_model"),
+    "text_encoder": _CLIP,
+    "text_encoder_2": _CLIP,
+    "text_encoder_3": Layout("config.json", ("T5EncoderModel",), "model"),
+    "tokenizer": _CLIP_TOKENIZER,
+    "tokenizer_2": _CLIP_TOKENIZER,
+    "tokenizer_3": Layout("tokenizer_config.json", ("T5Tokenizer", "T5TokenizerFast")),
+    "mllm": Layout("config.json", ("Qwen2_5_VLForConditionalGeneration",), "model"),
+}
+PIPELINES = (
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3KontextPipeline",
+    "UniPic2Pipeline",
+    "StableDiffusion3MetaQueryPipeline",
+)
+KONTEXT = (
+    "transformer",
+    "vae",
+    "scheduler",
+    *(f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")),
+)
+METAQUERY = ("transformer", "vae", "scheduler", "conditioner")
+
+# Attention is chosen by us; a stored wish for one of these is a hint, any other (a hub kernel) is refused.
+_ATTENTION_HINTS = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
+_CODE_KEYS = {"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "custom_generate"}
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder. name: what the user called it, for settings and messages."""
+
+    root: Path
+    name: str
+    hashes: HashCache = field(default_factory=HashCache, repr=False)
+
+    def file(self, relative: str) -> Path:
+        """The path of a regular, non-empty file inside the folder, as the manifest (if any) knows it."""
+        path = self.root / relative
+        self._check_inside(path)
+        if path.is_dir():
+            raise BadModel("a folder stands where a file is needed", str(path), "download or save the model again")
+        if not path.is_file():
+            raise BadModel("the model is incomplete: a file is missing", str(path), "download or save the model again")
+        if path.stat().st_size == 0:
+            raise BadModel("the file is empty", str(path), "download or save the model again")
+        if (known := self.manifest.get(relative)) is not None and relative != "manifest.json":
+            self._check_manifest(path, known)
+        return path
+
+    def has(self, relative: str) -> bool:
+        return (self.root / relative).exists() or (self.root / relative).is_symlink()
+
+    def _check_inside(self, path: Path) -> None:
+        """Real paths lie inside the folder, or inside `blobs/` of the same repository of a hub cache."""
+        real, root = path.resolve(), self.root.resolve()
+        homes = [root]
+        if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+            homes.append(root.parent.parent / "blobs")
+        if not any(real.is_relative_to(home) for home in homes):
+            raise BadModel("a file of the model lies outside its folder", f"{path} -> {real}", "do not use this model")
+
+    def _check_manifest(self, path: Path, known: Any) -> None:
+        if not isinstance(known, dict) or path.stat().st_size != known.get("size"):
+            raise BadModel("the file has not the size that manifest.json says", str(path), "copy or save it again")
+        if self.hashes.sha256(path) != known.get("sha256"):
+            raise BadModel("the file is not the one that manifest.json names", str(path), "copy or save it again")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        if not self.has("manifest.json"):
+            return {}
+        path = self.root / "manifest.json"
+        self._check_inside(path)
+        manifest = _parse_json(path)
+        check_version(manifest, path)
+        files = manifest.get("files")
+        if not isinstance(files, dict):
+            raise BadModel("the manifest lists no files", str(path), "save the model again")
+        return files
+
+    def json(self, relative: str) -> dict[str, Any]:
+        """A JSON object that names no code."""
+        path = self.file(relative)
+        content = _parse_json(path)
+        _refuse_code(content, path)
+        return content
+
+    def config(self, component: str, at: str | None = None) -> dict[str, Any]:
+        """The JSON that describes a component; its class name must be one that we know there."""
+        layout = LAYOUTS[component]
+        relative = f"{component if at is None else at}/{layout.config}".lstrip("/")
+        config = self.json(relative)
+        for key in ("_class_name", "architectures", "tokenizer_class"):
+            for label in as_list(config.get(key)):
+                if label not in layout.labels:
+                    raise BadModel(
+                        f"{key} {label!r} is not a class of {component}",
+                        str(self.root / relative),
+                        f"known: {', '.join(layout.labels)}",
+                    )
+        return config
+
+    def weights(self, component: str, at: str | None = None) -> list[Path]:
+        """The safetensors files of a component: one, or the shards of its index."""
+        where = component if at is None else at
+        prefix = f"{where}/" if where else ""
+        stem = f"{prefix}{LAYOUTS[component].weights}"
+        if self.has(f"{stem}.safetensors"):
+            return [self.file(f"{stem}.safetensors")]
+        if self.has(f"{stem}.safetensors.index.json"):
+            return [self.file(prefix + shard) for shard in self._shards(f"{stem}.safetensors.index.json")]
+        folder = self.root / where
+        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+        if pickles:
+            raise BadModel(
+                f"the weights are only there as pickle: {', '.join(pickles[:3])}",
+                str(folder),
+                "get or convert the .safetensors form; pickles can run code and are never read",
+            )
+        raise BadModel(
+            "the model is incomplete: weights are missing", f"{self.root / stem}.safetensors", "download it again"
+        )
+
+    def _shards(self, index: str) -> list[str]:
+        weight_map = self.json(index).get("weight_map")
+        shards = sorted({str(v) for v in weight_map.values()}) if isinstance(weight_map, dict) else []
+        if not shards:
+            raise BadModel("the index names no shards", str(self.root / index), "download the model again")
+        for shard in shards:
+            if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard, re.ASCII):
+                raise BadModel(f"the index names a file elsewhere: {shard!r}", str(self.root / index), "do not use it")
+        return shards
+
+    def check_subfolder(self, relative: str) -> Path:
+        """A folder of small files that a library reads by itself: each inside, each JSON without code."""
+        folder = self.root / relative
+        self._check_inside(folder)
+        if not folder.is_dir():
+            raise BadModel("the model is incomplete: a folder is missing", str(folder), "download or save it again")
+        for path in sorted(folder.iterdir()):
+            inner = str(path.relative_to(self.root))
+            self._check_inside(path)
+            if path.suffix == ".json" and not path.name.endswith(".index.json"):
+                self.json(inner)
+        return folder
+
+    @cached_property
+    def kind(self) -> str:
+        """ "kontext" or "metaquery"; raises BadModel for a folder that is neither."""
+        if self.has("model_index.json"):
+            self._check_model_index()
+        if self.has("conditioner"):
+            return "metaquery"
+        if self.has("transformer") and self.has("text_encoder"):
+            return "kontext"
+        raise BadModel(
+            "this folder is neither a Kontext nor a MetaQuery model",
+            str(self.root),
+            "it needs transformer/, vae/, scheduler/ and text_encoder/ (Kontext) or conditioner/ (MetaQuery)",
+        )
+
+    def _check_model_index(self) -> None:
+        """The index is not needed, so it is only checked: it may name our classes, and no other."""
+        path = self.root / "model_index.json"
+        index = self.json("model_index.json")
+        if (pipeline := index.get("_class_name")) not in (None, *PIPELINES):
+            raise BadModel(
+                f"model_index.json asks for the pipeline {pipeline!r}", str(path), "only SD3's are known here"
+            )
+        for component, entry in index.items():
+            if component.startswith("_") or entry in (None, [None, None]) or not isinstance(entry, list):
+                continue
+            labels = LAYOUTS[component].labels if component in LAYOUTS else ()
+            library, label = entry if len(entry) == 2 else (None, None)
+            if label not in labels or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(library), re.ASCII):
+                raise BadModel(
+                    f"model_index.json asks for {component} {entry}", str(path), f"known: {', '.join(labels)}"
+                )
+
+    @cached_property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """`unipic.json`'s defaults, by task; empty for folders of others."""
+        if not self.has("unipic.json"):
+            return {}
+        path = self.root / "unipic.json"
+        content = self.json("unipic.json")
+        check_version(content, path)
+        defaults: dict[str, dict[str, Any]] = content.get("defaults", {})
+        for task, values in defaults.items() if isinstance(defaults, dict) else ():
+            known = _DEFAULT_KEYS.get(task)
+            if known is None or not isinstance(values, dict):
+                raise BadModel(f"unknown task {task!r}{did_you_mean(task, _DEFAULT_KEYS)}", str(path), "correct it")
+            for key, value in values.items():
+                if key not in known or not isinstance(value, known[key]):
+                    raise BadModel(f"bad default {key!r}: {value!r}{did_you_mean(key, known)}", str(path), "correct it")
+        return defaults
+
+    def components(self) -> tuple[str, ...]:
+        return METAQUERY if self.kind == "metaquery" else KONTEXT
+
+    def weights_hash(self, mllm: ModelFolder | None = None) -> str:
+        """SHA-256 over the hashes of all weights that the model is made of."""
+        files = [(c, p) for c in self.components() if LAYOUTS[c].weights for p in self.weights(c)]
+        files += [("mllm", p) for p in mllm.weights("mllm", at="")] if mllm else []
+        lines = [f"{component}/{path.name} {self.hashes.sha256(path)}\n" for component, path in files]
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+_DEFAULT_KEYS: dict[str, dict[str, Any]] = {
+    "generate": {"width": int, "height": int, "steps": int, "guidance_scale": (int, float), "negative_prompt": str},
+    "edit": {"image_size": int, "steps": int, "guidance_scale": (int, float), "negative_prompt": str},
+    "describe": {"max_new_tokens": int},
+}
+
+
+def find_model(name: str, *, download: bool = True) -> ModelFolder:
+    """The folder behind a name: "tiny", a path, or a hub name (from its cache, else downloaded)."""
+    if name in EMBEDDED:
+        return ModelFolder(Path(str(importlib.resources.files("unipic"))) / "assets" / name, name)
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            return ModelFolder(path, path.resolve().name)
+        if path.is_file():
+            raise BadInput("a file stands where a model's folder is needed", name, "give the folder that holds it")
+    except (OSError, ValueError):
+        raise BadInput("this is no model's name", name, "give tiny, a folder, or a hub name") from None
+    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name, re.ASCII):
+        return ModelFolder(_hub_snapshot(name, download), name)
+    raise BadInput(f"there is no such model{did_you_mean(name, EMBEDDED)}", name, "give tiny, a folder, or a hub name")
+
+
+def _hub_snapshot(name: str, download: bool) -> Path:
+    """A repository's snapshot in the hub's cache. Only data is ever asked for: no pickles, no Python."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        pass
+    try:
+        if download:
+            return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception:  # many libraries deep: no network, no such repository, no access
+        pass
+    raise BadInput(
+        "this model is neither a folder here nor in the hub's cache, and could not be downloaded"
+        if download
+        else "this model is not in the hub's cache",
+        name,
+        f"run `hf download {name}` where there is a network, or give a folder",
+    )
+
+
+def find_mllm(model: ModelFolder, name: str | None) -> ModelFolder | None:
+    """The understanding half: as named, else inside the model, else the published one if it was downloaded before.
+
+    None for a Kontext model without one: it generates and edits by itself.
+    """
+    if name is not None:
+        folder = find_model(name)
+        inner = folder.root / "mllm"
+        return ModelFolder(inner, folder.name) if inner.is_dir() else folder
+    if model.has("mllm"):
+        return ModelFolder(model.root / "mllm", model.name)
+    if model.kind == "kontext":
+        return None
+    try:
+        return find_model(DEFAULT_MLLM, download=False)
+    except BadInput:
+        raise BadInput(
+            f"the model {model.name!r} needs its multimodal language model, which is not here",
+            f"neither {model.root / 'mllm'} nor {DEFAULT_MLLM} in the hub's cache",
+            f"give --mllm FOLDER, or --mllm {DEFAULT_MLLM} to download it (16 GB)",
+        ) from None
+
+
+def check_version(content: Mapping[str, Any], path: Path) -> None:
+    version = content.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise BadModel(
+            f"format version {version!r}; this unipic reads up to {FORMAT_VERSION}", str(path), "upgrade unipic"
+        )
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _parse_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > JSON_LIMIT:
+        raise BadModel(f"the file is larger than {JSON_LIMIT // 2**20} MiB", str(path), "this is no model's JSON")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadModel(f"the file is not JSON: {error}", str(path), "download or save the model again") from None
+    if not isinstance(content, dict):
+        raise BadModel("the file holds no JSON object", str(path), "download or save the model again")
+    return content
+
+
+def _refuse_code(content: Any, path: Path) -> None:
+    """Refuse JSON that asks for code: remote modules, custom pipelines, attention kernels from a hub."""
+    stack = [content]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack.extend(v for v in value if isinstance(v, list | dict))
+        if not isinstance(value, dict):
+            continue
+        for key, inner in value.items():
+            if key in _CODE_KEYS and inner:
+                raise BadModel(
+                    f"it asks to run code of its own: {key}", str(path), "do not use it, or remove that entry"
+                )
+            if key.lstrip("_").startswith("attn_implementation"):
+                hints = inner.values() if isinstance(inner, dict) else [inner]
+                if not all(isinstance(h, str | None) and h in _ATTENTION_HINTS for h in hints):
+                    raise BadModel(f"it asks for attention code from a hub: {inner!r}", str(path), "remove that entry")
+            if isinstance(inner, list | dict):
+                stack.append(inner)

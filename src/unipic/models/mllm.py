@@ -1,0 +1,225 @@
+"""Qwen2.5-VL: the frozen half that understands. It answers questions, and carries MetaQuery's queries.
+
+Prompts are Qwen's chat format with the default system prompt left out, as published, written here token by token: what
+a user writes is text, never a special token, and no template of a folder is rendered. Pictures are prepared by
+transformers' PIL image processor, so torchvision is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from threading import Thread
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from unipic.errors import BadModel
+from unipic.models.checkpoint import build_transformers, describing_errors, read_component
+from unipic.models.folder import ModelFolder
+
+_IMAGE_SETTINGS = {
+    "patch_size",
+    "temporal_patch_size",
+    "merge_size",
+    "image_mean",
+    "image_std",
+    "min_pixels",
+    "max_pixels",
+}
+_SPECIALS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|endoftext|>")
+
+
+class MLLM:
+    """The model, its tokenizer and its image processor."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, generation: Any) -> None:
+        self.model, self.tokenizer, self.image_processor, self.generation = (
+            model,
+            tokenizer,
+            image_processor,
+            generation,
+        )
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIALS}
+        self.special: dict[str, int] = ids
+        if lost := [token for token, i in ids.items() if i is None or tokenizer.convert_ids_to_tokens(i) != token]:
+            raise BadModel(
+                f"the tokenizer lacks {', '.join(lost)}", str(tokenizer.name_or_path), "use Qwen2.5-VL's own"
+            )
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.text_config.hidden_size)
+
+    def states_at_queries(self, texts: Sequence[str], pictures: Sequence[Image], queries: Tensor) -> Tensor:
+        """Last hidden states, after the final norm, at `queries` appended to each text: B×len(queries)×width.
+
+        All texts share the pictures, which the vision tower sees once (the published code: once a text). Positions are
+        one-dimensional, the count of attended tokens, on all three axes of M-RoPE, also for pictures: the published
+        code gives the model no token ids to find pictures by, and the weights are trained so.
+        """
+        device = self.model.device
+        # A token of the language model then covers the 32×32 pixels that a 2×2 patch of latents covers.
+        grids, seen = self._see([self._pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for p in pictures])
+        rows = [torch.tensor(self._turn(text, grids)) for text in texts]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.special["<|endoftext|>"])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        mask = torch.cat([mask, mask.new_ones(len(rows), len(queries))], dim=1).to(device)
+        positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
+
+        embeds = self._embed(ids.to(device), seen)
+        embeds = torch.cat([embeds, queries.to(embeds.dtype).expand(len(rows), -1, -1)], dim=1)
+        output = self.model.model.language_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+        states: Tensor = output.last_hidden_state[:, -len(queries) :]
+        return states
+
+    @torch.no_grad()
+    def describe(self, pictures: Sequence[Image], question: str, max_new_tokens: int) -> Iterator[str]:
+        """The answer, piece by piece; greedy, so the same question has the same answer."""
+        inputs = [self._pixels(p) for p in pictures]
+        grids = [grid for _, grid in inputs]
+        ids = torch.tensor([self._turn(question, grids)], device=self.model.device)
+        image_mask = ids == self.special["<|image_pad|>"]
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failure: list[BaseException] = []
+        stop = _Stop()
+
+        def work() -> None:
+            try:
+                self.model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    mm_token_type_ids=image_mask.int(),
+                    pixel_values=torch.cat([pixels for pixels, _ in inputs]).to(ids.device, self.model.dtype),
+                    image_grid_thw=torch.stack(grids).to(ids.device),
+                    generation_config=self.generation,
+                    max_new_tokens=max_new_tokens,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([stop]),
+                )
+            except BaseException as error:
+                failure.append(error)
+                streamer.end()
+
+        thread = Thread(target=work, name="describe", daemon=True)
+        thread.start()
+        try:
+            yield from filter(None, streamer)
+        finally:
+            stop.asked = True
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def _turn(self, text: str, grids: Sequence[Tensor]) -> list[int]:
+        """Token ids of one user turn, pictures first, and the start of the answer."""
+        ids = [self.special["<|im_start|>"]]
+        before = "user\n"
+        for grid in grids:
+            pads = int(grid.prod()) // self.image_processor.merge_size**2
+            ids += [*self._plain(before), self.special["<|vision_start|>"]]
+            ids += [self.special["<|image_pad|>"]] * pads + [self.special["<|vision_end|>"]]
+            before = ""
+        ids += [*self._plain(before + text), self.special["<|im_end|>"], *self._plain("\n")]
+        return [*ids, self.special["<|im_start|>"], *self._plain("assistant\n")]
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
+
+    def _pixels(self, picture: Image, pixels: int | None = None) -> tuple[Tensor, Tensor]:
+        """Patches and their grid (time, height, width); `pixels` fixes the picture's area, else the folder's bounds."""
+        size = {"size": {"shortest_edge": pixels, "longest_edge": pixels}} if pixels else {}
+        output = self.image_processor(images=[picture], return_tensors="pt", **size)
+        return output["pixel_values"], output["image_grid_thw"][0]
+
+    def _see(self, inputs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Tensor | None]:
+        """The vision tower's tokens for all pictures, in order."""
+        if not inputs:
+            return [], None
+        grids = [grid for _, grid in inputs]
+        tower = self.model.model.visual
+        patches = torch.cat([pixels for pixels, _ in inputs]).to(self.model.device, tower.dtype)
+        return grids, tower(patches, grid_thw=torch.stack(grids).to(self.model.device)).pooler_output
+
+    def _embed(self, ids: Tensor, seen: Tensor | None) -> Tensor:
+        embeds: Tensor = self.model.get_input_embeddings()(ids)
+        if seen is None:
+            return embeds
+        places = (ids == self.special["<|image_pad|>"]).unsqueeze(-1)
+        return embeds.masked_scatter(places, seen.to(embeds.dtype).repeat(len(ids), 1))
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+    """Ends a generation whose reader has gone."""
+
+    asked = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.asked, device=input_ids.device)
+
+
+def load_mllm(folder: ModelFolder, dtype: torch.dtype) -> MLLM:
+    """Qwen2.5-VL from its own published folder."""
+    raw = folder.config("mllm", at="")
+    with describing_errors(folder.root):
+        config = Qwen2_5_VLConfig.from_dict(_without_attention_hints(raw))
+    tensors = {_current_name(k): t for k, t in read_component(folder, "mllm", None, at="").items()}
+    model = build_transformers(Qwen2_5_VLForConditionalGeneration, config, tensors, folder.root, dtype)
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder.check_subfolder(""), local_files_only=True)
+    return MLLM(model, tokenizer, _load_image_processor(folder), _load_generation(folder))
+
+
+def _current_name(name: str) -> str:
+    """What transformers 5 calls a tensor of the published checkpoint."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
+        return name.replace("model.", "model.language_model.", 1)
+    return name
+
+
+def _load_image_processor(folder: ModelFolder) -> Any:
+    """From preprocessor_config.json, or processor_config.json as newer transformers write it."""
+    if folder.has("preprocessor_config.json"):
+        name, settings = "preprocessor_config.json", folder.json("preprocessor_config.json")
+    else:
+        name, settings = "processor_config.json", folder.json("processor_config.json").get("image_processor", {})
+    size = settings.get("size") or {}
+    known = {k: v for k, v in settings.items() if k in _IMAGE_SETTINGS and v is not None}
+    for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        if known.get(ours) is None and (value := size.get(ours, size.get(theirs))):
+            known[ours] = value
+    try:
+        return Qwen2VLImageProcessorPil(**known)
+    except Exception as error:
+        raise BadModel(
+            f"the settings describe no image processor: {error}", str(folder.root / name), "get it anew"
+        ) from None
+
+
+def _load_generation(folder: ModelFolder) -> Any:
+    """The folder's stop tokens and repetition penalty; sampling off."""
+    stored = folder.json("generation_config.json") if folder.has("generation_config.json") else {}
+    kept = {k: stored[k] for k in ("eos_token_id", "pad_token_id", "bos_token_id", "repetition_penalty") if k in stored}
+    return GenerationConfig(**kept, do_sample=False)
+
+
+def _without_attention_hints(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {k: _without_attention_hints(v) for k, v in config.items() if "attn_implementation" not in k}
+    return config

@@ -1,0 +1,282 @@
+"""Tiny models in both published layouts, with random weights: the real code paths in seconds.
+
+    python -m unipic.models.tiny FOLDER        writes FOLDER/tiny (MetaQuery, its language model inside)
+                                               and FOLDER/tiny-kontext
+
+Their tokenizers know some words of the embedded world whole and any other text by its letters or bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from unipic.models.checkpoint import write_component, write_manifest
+from unipic.models.kontext import KontextTransformer
+from unipic.models.metaquery import Conditioner
+
+WORDS = """
+a an the of on in to and with its is are it this that one two three four what how many where which photo picture image
+red orange yellow green blue purple pink brown black white small large big filled outlined striped dotted
+circle square triangle star ring cross heart diamond letter object objects left right above below
+background add remove replace move make turn change color generate describe
+""".split()  # noqa: SIM905  (readable as a text)
+QWEN_SPECIALS = """
+<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|>
+<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>
+""".split()  # noqa: SIM905
+CLIP_WIDTH, T5_WIDTH, LLM_WIDTH, POOLED = 32, 64, 64, 64
+DEFAULTS = {
+    "generate": {"width": 64, "height": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
+    "edit": {"image_size": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
+    "describe": {"max_new_tokens": 32},
+}
+
+
+def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> None:
+    """A random Kontext model."""
+    torch.manual_seed(seed)
+    _write_transformer_and_vae(folder, dtype)
+    for i, name in enumerate(("", "_2")):
+        tokenizer = clip_tokenizer()
+        tokenizer.save_pretrained(folder / f"tokenizer{name}")
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=CLIP_WIDTH,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=POOLED // 2,
+            max_position_embeddings=tokenizer.model_max_length,
+            hidden_act=("quick_gelu", "gelu")[i],
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        _write(folder, f"text_encoder{name}", CLIPTextModelWithProjection(config), dtype)
+    t5 = t5_tokenizer()
+    t5.save_pretrained(folder / "tokenizer_3")
+    t5_config = T5Config(
+        vocab_size=len(t5),
+        d_model=T5_WIDTH,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    _write(folder, "text_encoder_3", T5EncoderModel(t5_config), dtype)
+    index = {
+        "_class_name": "StableDiffusion3KontextPipeline",
+        "transformer": ["unipic.models.kontext", "SD3Transformer2DKontextModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_manifest(folder, {task: DEFAULTS[task] for task in ("generate", "edit")})
+
+
+def make_metaquery(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, queries: int = 16) -> None:
+    """A random MetaQuery model, with its language model in `mllm/`."""
+    torch.manual_seed(seed)
+    _write_transformer_and_vae(folder, dtype)
+    connector = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    conditioner = Conditioner(
+        connector_config={**connector, "_attn_implementation": "flash_attention_2"},  # as the published config says
+        num_queries=queries,
+        llm_hidden_size=LLM_WIDTH,
+        pooled_projection_dim=POOLED,
+        joint_attention_dim=T5_WIDTH,
+    )
+    nn.init.normal_(conditioner.meta_queries)
+    _write(folder, "conditioner", conditioner, dtype)
+    make_mllm(folder / "mllm", dtype)
+    write_manifest(folder, DEFAULTS)
+
+
+def make_mllm(folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """A random Qwen2.5-VL."""
+    tokenizer = qwen_tokenizer()
+    tokenizer.save_pretrained(folder)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in QWEN_SPECIALS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": LLM_WIDTH,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": LLM_WIDTH,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    _write(folder, "mllm", Qwen2_5_VLForConditionalGeneration(config), dtype, at="")
+    processor = {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+    stops = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
+    (folder / "generation_config.json").write_text(json.dumps(stops, indent=2) + "\n")
+
+
+def _write_transformer_and_vae(folder: Path, dtype: torch.dtype) -> None:
+    # sample_size = patch_size · pos_embed_max_size spaces neighbouring tokens by 1: a small model tells them apart
+    transformer = KontextTransformer(
+        sample_size=32,
+        patch_size=2,
+        num_layers=3,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=T5_WIDTH,
+        caption_projection_dim=64,
+        pooled_projection_dim=POOLED,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 16, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=16,
+        sample_size=64,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.0,
+        scaling_factor=1.0,
+    )
+    _write(folder, "transformer", transformer, dtype)
+    _write(folder, "vae", vae, dtype)
+    schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    write_component(folder, "scheduler", schedule, {})
+
+
+def _write(folder: Path, component: str, model: Any, dtype: torch.dtype, at: str | None = None) -> None:
+    """Weights redrawn by width, so that prompts, seeds and references all show in a picture."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "meta_queries" not in name:
+            fan_in = parameter[0].numel()
+            nn.init.normal_(parameter, std=1.0 if "embed" in name and parameter.ndim == 2 else fan_in**-0.5)
+    config = model.config if isinstance(model, Conditioner) else _plain_config(model)
+    stored = model.state_dict()
+    if component == "text_encoder_3":
+        del stored["encoder.embed_tokens.weight"]  # tied to shared.weight
+    if component == "mllm":
+        stored = {published_name(name): tensor for name, tensor in stored.items()}
+    write_component(folder, component, config, {k: t.to(dtype) for k, t in stored.items()}, at)
+
+
+def _plain_config(model: Any) -> dict[str, Any]:
+    if hasattr(model.config, "to_dict"):
+        content: dict[str, Any] = json.loads(model.config.to_json_string())
+        return content | {"architectures": [type(model).__name__]}
+    content = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
+    return content | {"_class_name": type(model).__name__.replace("KontextTransformer", "SD3Transformer2DKontextModel")}
+
+
+def published_name(name: str) -> str:
+    """The tensor names that Qwen2.5-VL was published with."""
+    return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
+
+
+def clip_tokenizer(length: int = 16) -> Any:
+    """Byte-level BPE with CLIP's end-of-word marks."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = _merges("</w>")
+    vocab = [
+        *alphabet,
+        *(a + "</w>" for a in alphabet),
+        *("".join(m) for m in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    ids = {token: i for i, token in enumerate(dict.fromkeys(vocab))}
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=length)
+
+
+def qwen_tokenizer() -> Any:
+    """Byte-level BPE with Qwen2.5-VL's special tokens."""
+    merges = _merges("")
+    vocab = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(m) for m in merges)]
+    ids = {token: i for i, token in enumerate(dict.fromkeys(vocab))}
+    return Qwen2Tokenizer(vocab=ids, merges=merges, extra_special_tokens=QWEN_SPECIALS, model_max_length=4096)
+
+
+def t5_tokenizer(length: int = 48) -> Any:
+    """Unigram pieces: our words whole, anything else by its letters."""
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [(letter, -8.0) for letter in letters] + [("▁" + word, -2.0) for word in WORDS]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
+
+
+def _merges(end_of_word: str) -> list[tuple[str, str]]:
+    """BPE merges that make our words whole (for an empty `end_of_word`, also with a space before them).
+
+    The library's trainer breaks ties differently from run to run; this one takes the first in alphabetical order.
+    """
+    space = "Ġ"  # how byte-level BPE writes a space
+    words = [[*w[:-1], w[-1] + end_of_word] for w in WORDS]
+    words += [] if end_of_word else [[space, *w] for w in WORDS]
+    merges = []
+    while pairs := Counter(pair for word in words for pair in pairwise(word)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    return merges
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    make_metaquery(folder / "tiny")
+    make_kontext(folder / "tiny-kontext")
+
+
+if __name__ == "__main__":
+    main()

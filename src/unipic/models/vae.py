@@ -1,0 +1,68 @@
+"""Pictures to latents and back, with SD3.5's autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+from unipic.models.checkpoint import build_diffusers, read_component
+from unipic.models.folder import ModelFolder
+
+TILE_ABOVE = 1536 * 1536  # pixels; a larger picture is encoded and decoded in overlapping tiles
+
+
+class VAE:
+    """The autoencoder of a model. Latents are shifted and scaled to about unit variance."""
+
+    def __init__(self, module: Any, tile_above: int = TILE_ABOVE) -> None:
+        self.module = module
+        self.tile_above = tile_above
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side of a latent."""
+        return int(2 ** (len(self.module.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def encode(self, picture: Image) -> Tensor:
+        """1×C×H×W latent of an RGB picture.
+
+        The published code draws from the posterior without a seed, so that a seed does not fix an edit; its mode does.
+        """
+        pixels = np.array(picture.convert("RGB"), dtype=np.float32) / 255
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2 - 1
+        self._tile(picture.width * picture.height)
+        posterior = self.module.encode(batch.to(self.module.device, self.module.dtype)).latent_dist
+        return self.normalised(posterior.mode())
+
+    def normalised(self, latent: Tensor) -> Tensor:
+        """A raw latent in the transformer's units."""
+        scaled: Tensor = (latent - self.module.config.shift_factor) * self.module.config.scaling_factor
+        return scaled
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Image:
+        """The RGB picture of one latent, 1×C×H×W."""
+        raw = latent.to(self.module.device, self.module.dtype)
+        raw = raw / self.module.config.scaling_factor + self.module.config.shift_factor
+        self._tile(latent.shape[-1] * latent.shape[-2] * self.factor**2)
+        pixels = self.module.decode(raw, return_dict=False)[0]
+        levels = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+        return fromarray((levels * 255).round().astype(np.uint8))
+
+    def _tile(self, pixels: int) -> None:
+        if pixels > self.tile_above:
+            self.module.enable_tiling()
+        else:
+            self.module.disable_tiling()
+
+
+def load_vae(folder: ModelFolder, dtype: torch.dtype) -> Any:
+    """The AutoencoderKL of a published folder."""
+    tensors = read_component(folder, "vae", dtype)
+    return build_diffusers(AutoencoderKL, folder.config("vae"), tensors, folder.root / "vae")

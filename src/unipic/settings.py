@@ -1,0 +1,55 @@
+"""What a picture says of its own making: enough to make it again, bit for bit, with the same versions."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+import transformers
+
+from unipic import __version__
+from unipic.types import Request
+
+if TYPE_CHECKING:
+    from unipic.system import UniPic
+
+
+def describe_making(system: UniPic, request: Request, fast_batch: bool) -> dict[str, Any]:
+    """The settings that a PNG carries. Nothing in them depends on what else was made in the same run."""
+    placement = system.placement
+    settings: dict[str, Any] = {
+        "task": "edit" if request.references else "generate",
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "width": request.width,
+        "height": request.height,
+        "model": system.folder.name,
+        "weights": system.weights_hash,
+        "device": placement.device.type,
+        "dtype": str(placement.dtype).removeprefix("torch."),
+        "versions": {
+            "unipic": __version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    if request.references:
+        settings["references"] = [
+            {"width": p.width, "height": p.height, "sha256": hashlib.sha256(p.tobytes()).hexdigest()}
+            for p in request.references
+        ]
+    options = {
+        "guidance_interval": request.guidance_interval and list(request.guidance_interval),
+        "skip_layers": request.skip_layers and asdict(request.skip_layers),
+        "lora": system.lora_hash,
+        "quantize": None if placement.quantize == "none" else placement.quantize,
+        "fast_batch": fast_batch or None,
+    }
+    return settings | {name: value for name, value in options.items() if value is not None}
