@@ -163,6 +163,31 @@ def save_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         ) from None
 
 
+def check_replaceable(path: Path, inputs: Sequence[str]) -> None:
+    """Refuse to write where a file stands that could not be made again: an input, anything but a PNG of ours."""
+    try:
+        if path.is_dir():
+            raise BadInput("a folder stands where the picture should be written", str(path), "give a file name")
+        if path.exists():
+            if any(Path(i).exists() and path.samefile(i) for i in inputs):
+                raise BadInput("the result would replace its own source", str(path), "give another --output")
+            _check_ours(path)
+        home = next(parent for parent in path.absolute().parents if parent.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK):
+            raise BadInput("nothing can be written there", str(home), "give another --output")
+    except (OSError, ValueError) as error:
+        raise BadInput("this is no path to write to", str(path), f"give another --output ({error})") from None
+
+
+def _check_ours(path: Path) -> None:
+    try:
+        settings_of(path)
+    except BadInput:
+        raise BadInput(
+            "a file that unipic did not make stands there", str(path), "give another --output, or move that file"
+        ) from None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

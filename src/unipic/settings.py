@@ -14,12 +14,12 @@ from unipic import __version__
 from unipic.types import Request
 
 if TYPE_CHECKING:
-    from unipic.system import UniPic
+    from unipic.parts import Parts
 
 
-def describe_making(system: UniPic, request: Request, fast_batch: bool) -> dict[str, Any]:
+def describe_making(parts: Parts, request: Request, fast_batch: bool) -> dict[str, Any]:
     """The settings that a PNG carries. Nothing in them depends on what else was made in the same run."""
-    placement = system.placement
+    placement = parts.placement
     settings: dict[str, Any] = {
         "task": "edit" if request.references else "generate",
         "prompt": request.prompt,
@@ -29,8 +29,8 @@ def describe_making(system: UniPic, request: Request, fast_batch: bool) -> dict[
         "guidance_scale": request.guidance_scale,
         "width": request.width,
         "height": request.height,
-        "model": system.folder.name,
-        "weights": system.weights_hash,
+        "model": parts.folder.name,
+        "weights": parts.weights_hash,
         "device": placement.device.type,
         "dtype": str(placement.dtype).removeprefix("torch."),
         "versions": {
@@ -48,7 +48,7 @@ def describe_making(system: UniPic, request: Request, fast_batch: bool) -> dict[
     options = {
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
         "skip_layers": request.skip_layers and asdict(request.skip_layers),
-        "lora": system.lora_hash,
+        "lora": parts.lora_hash,
         "quantize": None if placement.quantize == "none" else placement.quantize,
         "fast_batch": fast_batch or None,
     }

@@ -11,18 +11,21 @@ import json
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import T5EncoderModel
 
 from unipic.errors import BadModel, UnipicError
 from unipic.models.folder import FORMAT_VERSION, LAYOUTS, ModelFolder, did_you_mean
 from unipic.models.weights import check_tensors, read_tensors, write_tensors
 
+T = TypeVar("T")
 
-def build_diffusers(cls: type[Any], config: Mapping[str, Any], tensors: Mapping[str, Tensor], where: Path) -> Any:
-    """A diffusers model from its JSON and tensors, frozen and in evaluation mode. Its memory is the tensors' own."""
+
+def blank_diffusers(cls: type[Any], config: Mapping[str, Any], where: Path) -> Any:
+    """A diffusers model from its JSON, without memory."""
     known = set(signature(cls.__init__).parameters) - {"self"}
     values = {k: v for k, v in config.items() if not k.startswith("_")}
     if stray := next((k for k in values if k not in known), None):
@@ -30,28 +33,44 @@ def build_diffusers(cls: type[Any], config: Mapping[str, Any], tensors: Mapping[
             f"unknown setting {stray!r}{did_you_mean(stray, known)}", str(where / "config.json"), "remove it"
         )
     with describing_errors(where), torch.device("meta"):
-        model = cls(**values)
-    check_tensors(tensors, model.state_dict(), where)
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
-    return frozen(model)
+        return cls(**values)
 
 
-def build_transformers(
-    cls: type[Any], config: Any, tensors: Mapping[str, Tensor], where: Path, dtype: torch.dtype
-) -> Any:
-    """The same for a transformers model; the library casts (some of T5's layers stay float32 in half precision)."""
+def blank_transformers(cls: type[Any], config_cls: type[Any], config: Mapping[str, Any], where: Path) -> Any:
+    """A transformers model from its JSON, without memory. Stored wishes for an attention kernel are dropped."""
     with describing_errors(where), torch.device("meta"):
-        blank = cls(config)
-    filled = dict(tensors)
-    if cls.__name__ == "T5EncoderModel" or getattr(config, "tie_word_embeddings", False):
-        for name, source in (blank._tied_weights_keys or {}).items():  # stored once, under its source's name
-            if source in filled:
-                filled.setdefault(name, filled[source])
-    for name in [k for k in filled if k.endswith("embeddings.position_ids")]:
-        del filled[name]  # a buffer that older versions stored; it is 0, 1, 2, …
-    check_tensors(filled, blank.state_dict(), where)
+        return cls(config_cls.from_dict(_without_attention_hints(config)))
+
+
+def fill(blank: Any, tensors: Mapping[str, Tensor], where: Path) -> Any:
+    """Put tensors into a blank model, frozen and in evaluation mode. Its memory is theirs."""
+    check_tensors(tensors, blank.state_dict(), where)
+    blank.load_state_dict(dict(tensors), strict=True, assign=True)
+    return frozen(blank)
+
+
+def fill_transformers(blank: Any, tensors: Mapping[str, Tensor], where: Path, dtype: torch.dtype) -> Any:
+    """The same for a transformers model; the library casts (some of T5's layers stay float32 in half precision)."""
+    named = stored_once(tensors, blank)
+    check_tensors(named, blank.state_dict(), where)
     # Only tensors and our own config object go in: given no path, the library opens no file and no socket.
-    return frozen(cls.from_pretrained(None, config=config, state_dict=filled, dtype=dtype))
+    return frozen(type(blank).from_pretrained(None, config=blank.config, state_dict=named, dtype=dtype))
+
+
+def stored_once(tensors: Mapping[str, T], blank: Any) -> dict[str, T]:
+    """A file's tensors under all names that the model knows them by: tied weights are stored under one of theirs."""
+    named = {name: t for name, t in tensors.items() if not name.endswith("embeddings.position_ids")}  # 0, 1, 2, …
+    if isinstance(blank, T5EncoderModel) or getattr(blank.config, "tie_word_embeddings", False):
+        for name, source in (blank._tied_weights_keys or {}).items():
+            if source in named:
+                named.setdefault(name, named[source])
+    return named
+
+
+def _without_attention_hints(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {k: _without_attention_hints(v) for k, v in config.items() if "attn_implementation" not in k}
+    return config
 
 
 class describing_errors:
@@ -69,6 +88,7 @@ class describing_errors:
 
 
 def frozen(model: nn.Module) -> nn.Module:
+    """In evaluation mode, without gradients: a trainer asks for those of the parts that it trains."""
     return model.eval().requires_grad_(False)
 
 
@@ -76,6 +96,16 @@ def read_component(
     folder: ModelFolder, component: str, dtype: torch.dtype | None, at: str | None = None
 ) -> dict[str, Tensor]:
     return read_tensors(folder.weights(component, at), dtype)
+
+
+def read_tokenizer(cls: type[Any], where: Path) -> Any:
+    """A tokenizer of a class of our choice, from a folder that was checked."""
+    try:
+        return cls.from_pretrained(where, local_files_only=True)
+    except Exception as error:
+        raise BadModel(
+            f"the tokenizer cannot be read: {error}", str(where), "download or save the model again"
+        ) from error
 
 
 def write_component(

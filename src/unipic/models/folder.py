@@ -311,13 +311,14 @@ def find_mllm(model: ModelFolder, name: str | None) -> ModelFolder | None:
 
     None for a Kontext model without one: it generates and edits by itself.
     """
+    kind = model.kind  # a folder that is no model is refused here
     if name is not None:
         folder = find_model(name)
         inner = folder.root / "mllm"
         return ModelFolder(inner, folder.name) if inner.is_dir() else folder
     if model.has("mllm"):
         return ModelFolder(model.root / "mllm", model.name)
-    if model.kind == "kontext":
+    if kind == "kontext":
         return None
     try:
         return find_model(DEFAULT_MLLM, download=False)

@@ -17,7 +17,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from unipic.models.checkpoint import build_diffusers, read_component
+from unipic.models.checkpoint import blank_diffusers, fill, read_component
 from unipic.models.folder import ModelFolder
 
 
@@ -60,9 +60,18 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]  # diffus
         return velocity
 
 
+def blank_transformer(folder: ModelFolder) -> KontextTransformer:
+    """The transformer that a folder describes, without its weights."""
+    transformer: KontextTransformer = blank_diffusers(
+        KontextTransformer, folder.config("transformer"), folder.root / "transformer"
+    )
+    return transformer
+
+
 def load_transformer(folder: ModelFolder, dtype: torch.dtype) -> KontextTransformer:
     """The transformer of a published folder."""
-    tensors = read_component(folder, "transformer", dtype)
-    config = folder.config("transformer")
-    transformer: KontextTransformer = build_diffusers(KontextTransformer, config, tensors, folder.root / "transformer")
+    blank = blank_transformer(folder)
+    transformer: KontextTransformer = fill(
+        blank, read_component(folder, "transformer", dtype), folder.root / "transformer"
+    )
     return transformer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def merge_pair(layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
         )
     with torch.no_grad():
         layer.weight.copy_(layer.weight.float() + scale * (b @ a))
+
+
+def lora_hash(source: str) -> str:
+    """SHA-256 of the adapter's file."""
+    return hashlib.sha256(_find(source)[0].read_bytes()).hexdigest()
 
 
 def _pair(tensors: dict[str, Tensor], name: str, path: Path) -> tuple[Tensor, Tensor]:

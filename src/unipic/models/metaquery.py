@@ -9,7 +9,6 @@ attention is torch's own, which picks the best kernel that the machine has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +18,9 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from unipic.errors import BadModel
-from unipic.models.checkpoint import describing_errors, frozen, read_component
+from unipic.models.checkpoint import describing_errors, fill, read_component
 from unipic.models.folder import ModelFolder
 from unipic.models.mllm import MLLM
-from unipic.models.weights import check_tensors
 from unipic.types import Condition
 
 GENERATE_PREFIX = "Generate an image: "  # before a prompt without a picture; an editing instruction stands alone
@@ -163,14 +161,15 @@ class MetaQuery:
         return self.mllm.states_at_queries(texts, pictures, self.conditioner.meta_queries)
 
 
+def blank_conditioner(folder: ModelFolder) -> Conditioner:
+    """The conditioner that a folder describes, without its weights."""
+    settings = {k: v for k, v in folder.config("conditioner").items() if not k.startswith("_")}
+    with describing_errors(folder.root / "conditioner"), torch.device("meta"):
+        return Conditioner(**settings)
+
+
 def load_conditioner(folder: ModelFolder, dtype: torch.dtype) -> Conditioner:
     """The conditioner of a published MetaQuery folder."""
-    where: Path = folder.root / "conditioner"
-    settings = {k: v for k, v in folder.config("conditioner").items() if not k.startswith("_")}
-    with describing_errors(where), torch.device("meta"):
-        conditioner = Conditioner(**settings)
-    tensors = read_component(folder, "conditioner", dtype)
-    check_tensors(tensors, conditioner.state_dict(), where)
-    conditioner.load_state_dict(tensors, strict=True, assign=True)
-    frozen(conditioner)
+    blank = blank_conditioner(folder)
+    conditioner: Conditioner = fill(blank, read_component(folder, "conditioner", dtype), folder.root / "conditioner")
     return conditioner

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from unipic.errors import BadModel
-from unipic.models.checkpoint import build_transformers, describing_errors, read_component
+from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component, read_tokenizer
 from unipic.models.folder import ModelFolder
 
 _IMAGE_SETTINGS = {
@@ -173,18 +173,22 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
         return torch.full((len(input_ids),), self.asked, device=input_ids.device)
 
 
+def blank_mllm(folder: ModelFolder) -> Any:
+    """The Qwen2.5-VL that its folder describes, without its weights."""
+    config = folder.config("mllm", at="")
+    return blank_transformers(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, config, folder.root)
+
+
 def load_mllm(folder: ModelFolder, dtype: torch.dtype) -> MLLM:
     """Qwen2.5-VL from its own published folder."""
-    raw = folder.config("mllm", at="")
-    with describing_errors(folder.root):
-        config = Qwen2_5_VLConfig.from_dict(_without_attention_hints(raw))
-    tensors = {_current_name(k): t for k, t in read_component(folder, "mllm", None, at="").items()}
-    model = build_transformers(Qwen2_5_VLForConditionalGeneration, config, tensors, folder.root, dtype)
-    tokenizer = Qwen2Tokenizer.from_pretrained(folder.check_subfolder(""), local_files_only=True)
+    blank = blank_mllm(folder)
+    tensors = {current_name(k): t for k, t in read_component(folder, "mllm", None, at="").items()}
+    model = fill_transformers(blank, tensors, folder.root, dtype)
+    tokenizer = read_tokenizer(Qwen2Tokenizer, folder.check_subfolder(""))
     return MLLM(model, tokenizer, _load_image_processor(folder), _load_generation(folder))
 
 
-def _current_name(name: str) -> str:
+def current_name(name: str) -> str:
     """What transformers 5 calls a tensor of the published checkpoint."""
     if name.startswith("visual."):
         return f"model.{name}"
@@ -217,9 +221,3 @@ def _load_generation(folder: ModelFolder) -> Any:
     stored = folder.json("generation_config.json") if folder.has("generation_config.json") else {}
     kept = {k: stored[k] for k in ("eos_token_id", "pad_token_id", "bos_token_id", "repetition_penalty") if k in stored}
     return GenerationConfig(**kept, do_sample=False)
-
-
-def _without_attention_hints(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {k: _without_attention_hints(v) for k, v in config.items() if "attn_implementation" not in k}
-    return config

@@ -22,7 +22,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from unipic.models.checkpoint import build_transformers, read_component
+from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component, read_tokenizer
 from unipic.models.folder import ModelFolder
 from unipic.types import Condition
 
@@ -78,20 +78,35 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
     return torch.tensor(rows)
 
 
+_ENCODERS: dict[str, tuple[Any, Any]] = {
+    "text_encoder": (CLIPTextModelWithProjection, CLIPTextConfig),
+    "text_encoder_2": (CLIPTextModelWithProjection, CLIPTextConfig),
+    "text_encoder_3": (T5EncoderModel, T5Config),
+}
+
+
+def blank_encoder(folder: ModelFolder, name: str) -> Any:
+    """The encoder that a folder describes, without its weights. name: text_encoder, text_encoder_2, text_encoder_3."""
+    return blank_transformers(*_ENCODERS[name], folder.config(name), folder.root / name)
+
+
 def load_text_encoders(folder: ModelFolder, dtype: torch.dtype) -> TextEncoders:
     """The text encoders of a published Kontext folder."""
 
-    def encoder(name: str, cls: Any, config_cls: Any) -> Any:
-        config = config_cls.from_dict({k: v for k, v in folder.config(name).items() if "attn_implementation" not in k})
-        return build_transformers(cls, config, read_component(folder, name, None), folder.root / name, dtype)
-
-    def tokenizer(name: str, cls: Any) -> Any:
-        folder.config(name)
-        return cls.from_pretrained(folder.check_subfolder(name), local_files_only=True)
+    def encoder(name: str) -> Any:
+        blank = blank_encoder(folder, name)
+        return fill_transformers(blank, read_component(folder, name, None), folder.root / name, dtype)
 
     return TextEncoders(
-        clips=[encoder(n, CLIPTextModelWithProjection, CLIPTextConfig) for n in ("text_encoder", "text_encoder_2")],
-        t5=encoder("text_encoder_3", T5EncoderModel, T5Config),
-        clip_tokenizers=[tokenizer(n, CLIPTokenizer) for n in ("tokenizer", "tokenizer_2")],
-        t5_tokenizer=tokenizer("tokenizer_3", T5TokenizerFast),
+        clips=[encoder("text_encoder"), encoder("text_encoder_2")],
+        t5=encoder("text_encoder_3"),
+        clip_tokenizers=[load_tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2")],
+        t5_tokenizer=load_tokenizer(folder, "tokenizer_3"),
     )
+
+
+def load_tokenizer(folder: ModelFolder, name: str) -> Any:
+    """A tokenizer of a published Kontext folder."""
+    folder.config(name)
+    cls = T5TokenizerFast if name == "tokenizer_3" else CLIPTokenizer
+    return read_tokenizer(cls, folder.check_subfolder(name))

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
-from unipic.models.checkpoint import build_diffusers, read_component
+from unipic.models.checkpoint import blank_diffusers, fill, read_component
 from unipic.models.folder import ModelFolder
 
 TILE_ABOVE = 1536 * 1536  # pixels; a larger picture is encoded and decoded in overlapping tiles
@@ -62,7 +62,11 @@ class VAE:
             self.module.disable_tiling()
 
 
+def blank_vae(folder: ModelFolder) -> Any:
+    """The AutoencoderKL that a folder describes, without its weights."""
+    return blank_diffusers(AutoencoderKL, folder.config("vae"), folder.root / "vae")
+
+
 def load_vae(folder: ModelFolder, dtype: torch.dtype) -> Any:
     """The AutoencoderKL of a published folder."""
-    tensors = read_component(folder, "vae", dtype)
-    return build_diffusers(AutoencoderKL, folder.config("vae"), tensors, folder.root / "vae")
+    return fill(blank_vae(folder), read_component(folder, "vae", dtype), folder.root / "vae")

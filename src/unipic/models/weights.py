@@ -130,11 +130,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(0o644)  # the library makes files that only their owner may read
 
 
-def check_tensors(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: Path, may_miss: Iterable[str] = ()
-) -> None:
+def check_tensors(found: Mapping[str, Tensor | Entry], expected: Mapping[str, Tensor], where: Path) -> None:
     """Refuse missing, unexpected and misshapen tensors, naming the first five."""
-    missing = [k for k in expected if k not in found and k not in set(may_miss)]
+    missing = [k for k in expected if k not in found]
     unexpected = [k for k in found if k not in expected]
     for kind, names in (("missing", missing), ("unexpected", unexpected)):
         if names:
@@ -145,7 +143,7 @@ def check_tensors(
                 "the weights do not belong to this config.json, or the download is incomplete",
             )
     for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
+        if tuple(tensor.shape) != tuple(expected[name].shape):
             raise BadModel(
                 f"the tensor {name!r} has shape {list(tensor.shape)}, not {list(expected[name].shape)}",
                 str(where),
