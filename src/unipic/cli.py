@@ -83,10 +83,8 @@ def generate(
     lora: Lora = None,
     device: Device = "auto",
     dtype: DType = "auto",
-    offload: Offload = Annotated[
-    str, _option("keep only the part at work, or its layers, on the device", metavar="none|model|group")
-]
-    quantize: Quantize = Annotated[str, _option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
+    offload: Offload = "none",
+    quantize: Quantize = "none",
     fast_batch: FastBatch = False,
     preview_every: PreviewEvery = 0,
     output: Annotated[Path, _option("PNG to write; several are numbered")] = Path("generated.png"),
@@ -137,10 +135,8 @@ def edit(
     lora: Lora = None,
     device: Device = "auto",
     dtype: DType = "auto",
-    offload: Offload = Annotated[
-    str, _option("keep only the part at work, or its layers, on the device", metavar="none|model|group")
-]
-    quantize: Quantize = Annotated[str, _option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
+    offload: Offload = "none",
+    quantize: Quantize = "none",
     fast_batch: FastBatch = False,
     preview_every: PreviewEvery = 0,
     output: Annotated[Path, _option("PNG to write; several are numbered")] = Path("edited.png"),
@@ -182,10 +178,8 @@ def describe(
     max_new_tokens: Annotated[int | None, _option("longest answer  [default: the model's]")] = None,
     device: Device = "auto",
     dtype: DType = "auto",
-    offload: Offload = Annotated[
-    str, _option("keep only the part at work, or its layers, on the device", metavar="none|model|group")
-]
-    quantize: Quantize = Annotated[str, _option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
+    offload: Offload = "none",
+    quantize: Quantize = "none",
     as_json: Json = False,
 ) -> None:
     """Answer a question about a picture."""
