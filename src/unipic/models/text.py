@@ -59,23 +59,23 @@ class TextEncoders:
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
-    """B×length ids, padded and cut to `length`.
+    """B×length ids, padded and cut to `length`."""
+    texts = [literal(prompt, tokenizer.all_special_tokens) for prompt in prompts]
+    ids: Tensor = tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
 
-    Special tokens written in a prompt are split into plain characters. One is not: CLIP-G pads with "!", and the
-    published pipeline, with whose weights we must agree, reads every "!" of a prompt as that token.
+
+def literal(text: str, special_tokens: Sequence[str]) -> str:
+    """Break special tokens that a user wrote, by a space, into plain characters: "</s>" must not end a prompt.
+
+    One is left alone: CLIP-G pads with "!", and the published pipeline reads every "!" of a prompt as that token.
     """
-    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
-    rows = [
-        tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            split_special_tokens=any(token in prompt for token in special),
-        ).input_ids
-        for prompt in prompts
-    ]
-    return torch.tensor(rows)
+    for token in special_tokens:
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 _ENCODERS: dict[str, tuple[Any, Any]] = {
