@@ -1,14 +1,17 @@
 """The command line. Nothing heavy is imported before a command runs.
 
 Results go to stdout, progress to stderr. Errors are at most three lines: what, where, how to mend. Exit codes: 0,
-1 failed, 2 bad usage or input, 75 try again later, 130 and 143 ended by a signal.
+1 failed, 2 bad usage or input, 75 try again later, 130 and 143 ended by a signal. `--debug`, anywhere, shows the whole
+story of a failure.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from unipic.pipeline import OnStep, Progress
 
 app = typer.Typer(
-    help="Generate, edit and describe pictures with Skywork UniPic 2.0, or with its tiny embedded twin.",
+    help="Generate, edit and describe pictures with Skywork UniPic 2.0, or with its tiny embedded twin. "
+    "--debug, anywhere, shows the traceback of a failure.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -314,6 +318,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    else:  # stderr is for progress and for our own three lines; libraries warn of what a user cannot mend
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(_exit_code(lambda: app(arguments, standalone_mode=False, prog_name="unipic"), debug))
 
