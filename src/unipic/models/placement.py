@@ -22,7 +22,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Placement:
     """device: where parts compute. dtype: in what. offload: `none` keeps every loaded part on the device; `model` keeps
-    only the part at work there, and forgets encoders after use; `group` streams layers to it, one after another.
+    only the part at work there, and forgets encoders after use; `group` streams layers to it, one after another (on a
+    CPU, which has one memory, the encoders are forgotten and that is all).
     quantize: weights of the large parts in 8 bits.
     """
 
@@ -45,8 +46,6 @@ class Placement:
             raise BadInput(
                 f"unknown quantization {quantize!r}", "--quantize", f"choose {', '.join(get_args(Quantize))}"
             )
-        if offload == "group" and place.type != "cuda":
-            raise BadInput("group offloading streams layers to a GPU", f"the device is {place}", "use --offload model")
         # bf16 is 8 to 158 times slower than fp32 on CPUs without matrix units.
         auto = {"cuda": torch.bfloat16, "mps": torch.float16}.get(place.type, torch.float32)
         return cls(place, auto if dtype == "auto" else DTYPES[dtype], offload, quantize)  # type: ignore[arg-type]
@@ -125,11 +124,12 @@ class Part(Generic[T]):
             quantize_weights(module, self._placement.quantize, self._placement.dtype)
         if self._placement.offload == "none":
             module.to(self._placement.device)
-        elif self._placement.offload == "group":
+        elif self._placement.offload == "group" and self._placement.device.type != "cpu":
             from diffusers.hooks import apply_group_offloading
 
-            cpu = torch.device("cpu")
-            apply_group_offloading(module, self._placement.device, cpu, offload_type="leaf_level", use_stream=True)
+            device, cpu = self._placement.device, torch.device("cpu")
+            stream = device.type == "cuda"
+            apply_group_offloading(module, device, cpu, offload_type="leaf_level", use_stream=stream)
 
     def _move(self, part: T, device: torch.device) -> None:
         for module in self._modules(part):
