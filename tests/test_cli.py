@@ -147,3 +147,8 @@ def test_signals_end_a_run_with_their_codes(sent: signal.Signals, code: int) -> 
     assert "Traceback" not in errors
     assert [p.name for p in Path().iterdir()] == ["a.preview.png"]
     assert pictures.load("a.preview.png").size == (64, 64)
+
+
+def test_no_arguments_are_a_call_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    assert "Commands:" in capsys.readouterr().out

@@ -7,6 +7,7 @@ story of a failure.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import signal
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Generate, edit and describe pictures with Skywork UniPic 2.0, or with its tiny embedded twin. "
     "--debug, anywhere, shows the traceback of a failure.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -148,8 +148,8 @@ def edit(
 ) -> None:
     """Change a picture as told."""
     inputs = [image, *(reference or [])]
-    outputs = _outputs(output, num_images, preview_every, inputs)
     _check_pictures(inputs)
+    outputs = _outputs(output, num_images, preview_every, inputs)
     system = _open(model, mllm, lora, device=device, dtype=dtype, offload=offload, quantize=quantize)
     with _progress(outputs, preview_every) as on_step:
         pictures = system.edit(
@@ -314,13 +314,16 @@ def _write(pictures: list[Image], outputs: list[Path], as_json: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn its failure into three lines and an exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in options
     if debug:
         arguments.remove("--debug")
     else:  # stderr is for progress and for our own three lines; libraries warn of what a user cannot mend
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(_exit_code(lambda: app(arguments, standalone_mode=False, prog_name="unipic"), debug))
 

@@ -39,7 +39,12 @@ def load(source: PictureLike) -> Image.Image:
     """An RGB picture from a path, a file's bytes, or a PIL picture. Raises BadInput for what is none."""
     if isinstance(source, Image.Image):
         _check_size(source, "the given picture")
-        return to_rgb(source)
+        try:
+            return to_rgb(source)
+        except Exception as error:
+            raise BadInput(
+                "the picture is broken", f"the given picture: {error}", "save it anew from its source"
+            ) from None
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the given bytes", len(source))
     path = checked_path(source)
@@ -56,8 +61,10 @@ def checked_path(source: str | os.PathLike[str]) -> Path:
     try:
         if path.is_dir():
             raise BadInput("a folder stands where a picture is needed", str(path), "give one of the files in it")
-        if not path.is_file():
+        if not path.exists():
             raise BadInput("there is no such picture", str(path), "check the path")
+        if not path.is_file():
+            raise BadInput("this is no regular file", str(path), "give a PNG, JPEG or WebP file")
     except (OSError, ValueError) as error:  # a name too long, a NUL in it
         raise BadInput("this is no path of a picture", str(path), f"check the path ({error})") from None
     return path
@@ -103,12 +110,20 @@ def _too_large(where: str) -> BadInput:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB; transparency on white, 16-bit values divided by 257."""
+    """Upright 8-bit RGB; transparency on white, 16-bit grey divided by 257.
+
+    Of 16-bit colour Pillow keeps the high byte: at most one level off.
+    """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture.copy()
     if picture.mode.startswith("I"):  # Pillow's own conversion would clip at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+        values = np.asarray(picture)
+        grey = (values.clip(0, 65535) / 257).round().astype(np.uint8)
+        missing = values == picture.info.get("transparency")
+        picture = Image.fromarray(np.where(missing, np.uint8(255), grey))
+    if picture.mode == "La":
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         ground = Image.new("RGBA", layer.size, "white")
@@ -125,10 +140,11 @@ def working_size(size: tuple[int, int], longer_side: int, multiple: int = 32) ->
     ratio = longer_side / max(width, height)
     shorter = round(min(width, height) * ratio / multiple) * multiple
     if shorter == 0:
+        least = multiple * (max(size) // (2 * min(size)) + 1)
         raise BadInput(
             f"the picture is too elongated to edit at a longer side of {longer_side}",
             f"{width}x{height} pixels",
-            f"crop it, or raise the image size to {max(width, height) / min(width, height) * multiple / 2:.0f} or more",
+            f"crop it, or raise the image size to {least} or more",
         )
     return (longer_side, shorter) if width >= height else (shorter, longer_side)
 
@@ -203,7 +219,8 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = picture.info.get(SETTINGS_KEY)
     try:
         settings = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+        json.dumps(settings, ensure_ascii=False).encode()  # no lone surrogates
+    except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise BadInput("the picture carries no settings of unipic", str(path), "only PNGs that unipic wrote have them")

@@ -85,7 +85,7 @@ class Request:
         check_text("prompt", self.prompt)
         check_text("negative prompt", self.negative_prompt, may_be_empty=True)
         check_whole("seed", self.seed, 0, MAX_SEED)
-        check_whole("steps", self.steps, 1, MAX_STEPS)
+        check_whole("number of steps", self.steps, 1, MAX_STEPS)
         check_number("guidance scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
@@ -107,7 +107,7 @@ def check_text(name: str, text: object, *, may_be_empty: bool = False) -> None:
     if not isinstance(text, str):
         raise BadInput(f"the {name} is not text", f"got {type(text).__name__}", "give a string")
     if not text.strip() and not may_be_empty:
-        raise BadInput(f"the {name} is empty", f"got {text!r}", "say in a few words what the picture should show")
+        raise BadInput(f"the {name} is empty", f"got {text!r}", "say it in a few words")
     if len(text) > MAX_PROMPT:
         raise BadInput(
             f"the {name} is too long", f"{len(text):,} characters", f"shorten it to at most {MAX_PROMPT:,} characters"

@@ -58,12 +58,6 @@ LAYOUTS = {
     "tokenizer_3": Layout("tokenizer_config.json", ("T5Tokenizer", "T5TokenizerFast")),
     "mllm": Layout("config.json", ("Qwen2_5_VLForConditionalGeneration",), "model"),
 }
-PIPELINES = (
-    "StableDiffusion3Pipeline",
-    "StableDiffusion3KontextPipeline",
-    "UniPic2Pipeline",
-    "StableDiffusion3MetaQueryPipeline",
-)
 KONTEXT = (
     "transformer",
     "vae",
@@ -212,13 +206,11 @@ class ModelFolder:
         )
 
     def _check_model_index(self) -> None:
-        """The index is not needed, so it is only checked: it may name our classes, and no other."""
+        """The index is not needed, so it is only checked: its components may be of our classes, and no other."""
         path = self.root / "model_index.json"
         index = self.json("model_index.json")
-        if (pipeline := index.get("_class_name")) not in (None, *PIPELINES):
-            raise BadModel(
-                f"model_index.json asks for the pipeline {pipeline!r}", str(path), "only SD3's are known here"
-            )
+        if not re.fullmatch(r"\w+", str(pipeline := index.get("_class_name")), re.ASCII):
+            raise BadModel(f"it asks for a pipeline of its own: {pipeline!r}", str(path), "do not use this model")
         for component, entry in index.items():
             if component.startswith("_") or entry in (None, [None, None]) or not isinstance(entry, list):
                 continue
@@ -269,13 +261,13 @@ def find_model(name: str, *, download: bool = True) -> ModelFolder:
     """The folder behind a name: "tiny", a path, or a hub name (from its cache, else downloaded)."""
     if name in EMBEDDED:
         return ModelFolder(Path(str(importlib.resources.files("unipic"))) / "assets" / name, name)
-    path = Path(name).expanduser()
     try:
-        if path.is_dir():
+        path = Path(name).expanduser()
+        if name and path.is_dir():
             return ModelFolder(path, path.resolve().name)
         if path.is_file():
             raise BadInput("a file stands where a model's folder is needed", name, "give the folder that holds it")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # a name too long, a home that nobody has
         raise BadInput("this is no model's name", name, "give tiny, a folder, or a hub name") from None
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name, re.ASCII):
         return ModelFolder(_hub_snapshot(name, download), name)

@@ -69,10 +69,13 @@ def _scale(tensors: dict[str, Tensor], name: str, config: dict[str, Any]) -> flo
 
 def _find(source: str) -> tuple[Path, dict[str, Any]]:
     path = Path(source)
-    root = path if path.is_dir() else path.parent
-    folder = ModelFolder(root, root.name)
-    names = [n for n in _FILES if folder.has(n)] if path.is_dir() else [path.name]
-    if not names or not folder.has(names[0]) or not names[0].endswith(".safetensors"):
+    try:
+        root = path if path.is_dir() else path.parent
+        folder = ModelFolder(root, root.name)
+        names = [n for n in (_FILES if path.is_dir() else [path.name]) if folder.has(n)]
+    except OSError:  # a name too long
+        names = []
+    if not names or not names[0].endswith(".safetensors"):
         raise BadInput(
             "there is no adapter", source, f"give a .safetensors file, or a folder with {' or '.join(_FILES)}"
         )

@@ -59,7 +59,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in ("cpu", "cuda", "mps") or (device.type == "cpu" and device.index):
         raise BadInput(f"unknown device {name!r}", "--device", "choose auto, cpu, cuda or mps")
     if (device.type == "cuda" and not (cuda and (device.index or 0) < torch.cuda.device_count())) or (
         device.type == "mps" and not mps
