@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -261,6 +262,18 @@ def test_large_pictures_are_tiled(kontext: UniPic, monkeypatch: pytest.MonkeyPat
     assert small.size == (64, 64)
     assert grey_levels(tiled, whole) > 0
     assert np.abs(np.asarray(tiled, int) - np.asarray(whole, int)).mean() < 32  # blended tiles, not another picture
+
+
+def test_saving_copies_data_only(kontext: UniPic, tmp_path: Path) -> None:
+    shutil.copytree(kontext.parts.folder.root, tmp_path / "model")
+    (tmp_path / "model" / "manifest.json").unlink()
+    (tmp_path / "model" / "vae" / "modeling.py").write_text("")
+    (tmp_path / "model" / "vae" / "weights.bin").write_text("")
+    UniPic.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "saved")
+    assert {p.name for p in (tmp_path / "saved" / "vae").iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    }
 
 
 def test_saved_models_load_again(system: UniPic, tmp_path: Path) -> None:

@@ -205,7 +205,8 @@ class UniPic:
             new = Path(temporary) / "model"
             for name in (*folder.components(), *(["mllm"] if folder.has("mllm") else [])):
                 if (module := changed.get(name)) is None:
-                    shutil.copytree(folder.check_subfolder(name), new / name, copy_function=shutil.copyfile)
+                    source = folder.check_subfolder(name)
+                    shutil.copytree(source, new / name, copy_function=shutil.copyfile, ignore=_no_data)
                 else:
                     checkpoint.write_component(new, name, folder.config(name), module.state_dict())
             if folder.has("model_index.json"):
@@ -218,6 +219,12 @@ class UniPic:
         if stray := set(given) - set(self.defaults[task]) - {"guidance_interval", "skip_layers"}:
             raise TypeError(f"{task}() has no setting {sorted(stray)[0]!r}")
         return {**self.defaults[task], **{k: v for k, v in given.items() if v is not None}}
+
+
+def _no_data(folder: str, names: list[str]) -> list[str]:
+    """What in a published folder is neither weights nor settings: pickles and Python are not copied along."""
+    kept = (".safetensors", ".json", ".txt", ".model", ".jinja")
+    return [name for name in names if not name.endswith(kept) and not Path(folder, name).is_dir()]
 
 
 def _seeds(seed: int | Sequence[int], texts: int, num_images: int) -> list[list[int]]:

@@ -22,6 +22,9 @@ from unipic.models.folder import FORMAT_VERSION, LAYOUTS, ModelFolder, did_you_m
 from unipic.models.weights import check_tensors, read_tensors, write_tensors
 
 T = TypeVar("T")
+MAX_LAYERS = 1000
+_NOT_ARCHITECTURE = {"dtype", "torch_dtype", "return_dict", "output_hidden_states", "output_attentions"}
+_NOT_ARCHITECTURE |= {"is_encoder_decoder", "stop_strings", "transformers_weights", "get_text_config", "to_dict"}
 
 
 def blank_diffusers(cls: type[Any], config: Mapping[str, Any], where: Path) -> Any:
@@ -32,14 +35,16 @@ def blank_diffusers(cls: type[Any], config: Mapping[str, Any], where: Path) -> A
         raise BadModel(
             f"unknown setting {stray!r}{did_you_mean(stray, known)}", str(where / "config.json"), "remove it"
         )
+    _check_depth(values, where)
     with describing_errors(where), torch.device("meta"):
         return cls(**values)
 
 
 def blank_transformers(cls: type[Any], config_cls: type[Any], config: Mapping[str, Any], where: Path) -> Any:
-    """A transformers model from its JSON, without memory. Stored wishes for an attention kernel are dropped."""
+    """A transformers model from its JSON, without memory; what is no matter of its architecture is left out."""
+    _check_depth(config, where)
     with describing_errors(where), torch.device("meta"):
-        return cls(config_cls.from_dict(_without_attention_hints(config)))
+        return cls(config_cls.from_dict(_architecture(config)))
 
 
 def fill(blank: Any, tensors: Mapping[str, Tensor], where: Path) -> Any:
@@ -67,10 +72,23 @@ def stored_once(tensors: Mapping[str, T], blank: Any) -> dict[str, T]:
     return named
 
 
-def _without_attention_hints(config: Any) -> Any:
+def _architecture(config: Any) -> Any:
+    """Without wishes for attention kernels and precisions (both are ours to choose) and switches of other outputs."""
     if isinstance(config, dict):
-        return {k: _without_attention_hints(v) for k, v in config.items() if "attn_implementation" not in k}
+        kept = {k: v for k, v in config.items() if k not in _NOT_ARCHITECTURE and "attn_implementation" not in k}
+        return {k: _architecture(v) for k, v in kept.items()}
     return config
+
+
+def _check_depth(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse what would take minutes to build, only to be told that the weights do not fit."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_depth(value, where)
+        elif ("layers" in key or key == "depth") and isinstance(value, int) and value > MAX_LAYERS:
+            raise BadModel(
+                f"{key} is {value}, more than any model has", str(where / "config.json"), "download it again"
+            )
 
 
 class describing_errors:
@@ -96,16 +114,6 @@ def read_component(
     folder: ModelFolder, component: str, dtype: torch.dtype | None, at: str | None = None
 ) -> dict[str, Tensor]:
     return read_tensors(folder.weights(component, at), dtype)
-
-
-def read_tokenizer(cls: type[Any], where: Path) -> Any:
-    """A tokenizer of a class of our choice, from a folder that was checked."""
-    try:
-        return cls.from_pretrained(where, local_files_only=True)
-    except Exception as error:
-        raise BadModel(
-            f"the tokenizer cannot be read: {error}", str(where), "download or save the model again"
-        ) from error
 
 
 def write_component(

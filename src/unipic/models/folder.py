@@ -17,7 +17,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,19 +69,29 @@ METAQUERY = ("transformer", "vae", "scheduler", "conditioner")
 # Attention is chosen by us; a stored wish for one of these is a hint, any other (a hub kernel) is refused.
 _ATTENTION_HINTS = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
 _CODE_KEYS = {"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "custom_generate"}
+_CODE_KEYS |= {"quantization_config"}  # brings kernels and libraries of its own; ours is --quantize
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder. name: what the user called it, for settings and messages."""
+    """A model's folder. name: what the user called it, for settings and messages.
+
+    root: what its files must lie in, and where its manifest is. inside: the model's place in it, where that is deeper:
+    "mllm" for a language model within a MetaQuery folder.
+    """
 
     root: Path
     name: str
+    inside: str = ""
     hashes: HashCache = field(default_factory=HashCache, repr=False)
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.inside
 
     def file(self, relative: str) -> Path:
         """The path of a regular, non-empty file inside the folder, as the manifest (if any) knows it."""
-        path = self.root / relative
+        path = self.path / relative
         self._check_inside(path)
         if path.is_dir():
             raise BadModel("a folder stands where a file is needed", str(path), "download or save the model again")
@@ -89,16 +99,20 @@ class ModelFolder:
             raise BadModel("the model is incomplete: a file is missing", str(path), "download or save the model again")
         if path.stat().st_size == 0:
             raise BadModel("the file is empty", str(path), "download or save the model again")
-        if (known := self.manifest.get(relative)) is not None and relative != "manifest.json":
-            self._check_manifest(path, known)
+        if self.manifest:
+            self._check_manifest(path, self.manifest.get(path.relative_to(self.root).as_posix()))
         return path
 
     def has(self, relative: str) -> bool:
-        return (self.root / relative).exists() or (self.root / relative).is_symlink()
+        path = self.path / relative
+        return path.exists() or path.is_symlink()
 
     def _check_inside(self, path: Path) -> None:
         """Real paths lie inside the folder, or inside `blobs/` of the same repository of a hub cache."""
-        real, root = path.resolve(), self.root.resolve()
+        try:
+            real, root = path.resolve(), self.root.resolve()
+        except (OSError, RuntimeError):  # a loop of links
+            raise BadModel("a file of the model is a link to nowhere", str(path), "download it again") from None
         homes = [root]
         if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
             homes.append(root.parent.parent / "blobs")
@@ -106,17 +120,22 @@ class ModelFolder:
             raise BadModel("a file of the model lies outside its folder", f"{path} -> {real}", "do not use this model")
 
     def _check_manifest(self, path: Path, known: Any) -> None:
-        if not isinstance(known, dict) or path.stat().st_size != known.get("size"):
-            raise BadModel("the file has not the size that manifest.json says", str(path), "copy or save it again")
+        mend = "copy or save it again; if you changed it yourself, delete manifest.json"
+        if not isinstance(known, dict):
+            raise BadModel("manifest.json does not list the file", str(path), mend)
+        if path.stat().st_size != known.get("size"):
+            raise BadModel("the file has not the size that manifest.json says", str(path), mend)
         if self.hashes.sha256(path) != known.get("sha256"):
-            raise BadModel("the file is not the one that manifest.json names", str(path), "copy or save it again")
+            raise BadModel("the file is not the one that manifest.json names", str(path), mend)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        if not self.has("manifest.json"):
-            return {}
         path = self.root / "manifest.json"
+        if not path.exists() and not path.is_symlink():
+            return {}
         self._check_inside(path)
+        if not path.is_file():
+            raise BadModel("the manifest is no file", str(path), "save the model again")
         manifest = _parse_json(path)
         check_version(manifest, path)
         files = manifest.get("files")
@@ -141,7 +160,7 @@ class ModelFolder:
                 if label not in layout.labels:
                     raise BadModel(
                         f"{key} {label!r} is not a class of {component}",
-                        str(self.root / relative),
+                        str(self.path / relative),
                         f"known: {', '.join(layout.labels)}",
                     )
         return config
@@ -155,7 +174,7 @@ class ModelFolder:
             return [self.file(f"{stem}.safetensors")]
         if self.has(f"{stem}.safetensors.index.json"):
             return [self.file(prefix + shard) for shard in self._shards(f"{stem}.safetensors.index.json")]
-        folder = self.root / where
+        folder = self.path / where
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
         if pickles:
             raise BadModel(
@@ -164,30 +183,29 @@ class ModelFolder:
                 "get or convert the .safetensors form; pickles can run code and are never read",
             )
         raise BadModel(
-            "the model is incomplete: weights are missing", f"{self.root / stem}.safetensors", "download it again"
+            "the model is incomplete: weights are missing", f"{self.path / stem}.safetensors", "download it again"
         )
 
     def _shards(self, index: str) -> list[str]:
         weight_map = self.json(index).get("weight_map")
         shards = sorted({str(v) for v in weight_map.values()}) if isinstance(weight_map, dict) else []
         if not shards:
-            raise BadModel("the index names no shards", str(self.root / index), "download the model again")
+            raise BadModel("the index names no shards", str(self.path / index), "download the model again")
         for shard in shards:
             if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard, re.ASCII):
-                raise BadModel(f"the index names a file elsewhere: {shard!r}", str(self.root / index), "do not use it")
+                raise BadModel(f"the index names a file elsewhere: {shard!r}", str(self.path / index), "do not use it")
         return shards
 
     def check_subfolder(self, relative: str) -> Path:
-        """A folder of small files that a library reads by itself: each inside, each JSON without code."""
-        folder = self.root / relative
+        """A component's folder, all of whose files lie inside, and none of whose JSON names code."""
+        folder = self.path / relative
         self._check_inside(folder)
         if not folder.is_dir():
             raise BadModel("the model is incomplete: a folder is missing", str(folder), "download or save it again")
-        for path in sorted(folder.iterdir()):
-            inner = str(path.relative_to(self.root))
+        for path in sorted(folder.rglob("*")):
             self._check_inside(path)
-            if path.suffix == ".json" and not path.name.endswith(".index.json"):
-                self.json(inner)
+            if path.parent == folder and path.suffix == ".json" and not path.name.endswith(".index.json"):
+                self.json(path.relative_to(self.path).as_posix())
         return folder
 
     @cached_property
@@ -230,7 +248,9 @@ class ModelFolder:
         content = self.json("unipic.json")
         check_version(content, path)
         defaults: dict[str, dict[str, Any]] = content.get("defaults", {})
-        for task, values in defaults.items() if isinstance(defaults, dict) else ():
+        if not isinstance(defaults, dict):
+            raise BadModel("its defaults are no object", str(path), "correct it")
+        for task, values in defaults.items():
             known = _DEFAULT_KEYS.get(task)
             if known is None or not isinstance(values, dict):
                 raise BadModel(f"unknown task {task!r}{did_you_mean(task, _DEFAULT_KEYS)}", str(path), "correct it")
@@ -306,10 +326,9 @@ def find_mllm(model: ModelFolder, name: str | None) -> ModelFolder | None:
     kind = model.kind  # a folder that is no model is refused here
     if name is not None:
         folder = find_model(name)
-        inner = folder.root / "mllm"
-        return ModelFolder(inner, folder.name) if inner.is_dir() else folder
+        return replace(folder, inside="mllm") if folder.has("mllm") else folder
     if model.has("mllm"):
-        return ModelFolder(model.root / "mllm", model.name)
+        return replace(model, inside="mllm")
     if kind == "kontext":
         return None
     try:

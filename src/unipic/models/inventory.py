@@ -12,8 +12,9 @@ from unipic.models.checkpoint import stored_once
 from unipic.models.folder import LAYOUTS, ModelFolder, find_mllm, find_model
 from unipic.models.kontext import blank_transformer
 from unipic.models.metaquery import blank_conditioner
-from unipic.models.mllm import blank_mllm, current_name
-from unipic.models.text import blank_encoder, load_tokenizer
+from unipic.models.mllm import blank_mllm, current_name, load_companions
+from unipic.models.spec import ModelSpec
+from unipic.models.text import blank_encoder, read_tokenizer
 from unipic.models.vae import blank_vae
 from unipic.models.weights import Entry, check_tensors, read_header
 
@@ -80,9 +81,13 @@ def _look(folder: ModelFolder, component: str, at: str | None) -> Holding:
 
 def _fill_in(holding: Holding, folder: ModelFolder, component: str, at: str | None) -> None:
     folder.config(component, at)
+    if component.startswith("tokenizer"):
+        read_tokenizer(folder, component)
+    if component == "scheduler":
+        spec = ModelSpec(folder)
+        assert spec.shift
+        assert spec.fits
     if LAYOUTS[component].weights is None:
-        if component.startswith("tokenizer"):
-            load_tokenizer(folder, component)
         return
     files = folder.weights(component, at)
     entries: dict[str, Entry] = {}
@@ -96,4 +101,6 @@ def _fill_in(holding: Holding, folder: ModelFolder, component: str, at: str | No
     if hasattr(blank, "_tied_weights_keys"):
         named = stored_once(named, blank)
     check_tensors(named, blank.state_dict(), files[0].parent)
+    if component == "mllm":
+        load_companions(folder, blank)
     holding.sha256 = {file.name: folder.hashes.sha256(file) for file in files}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +22,37 @@ _PREFIXES = ("base_model.model.", "transformer.")
 def merge_lora(transformer: nn.Module, source: str) -> None:
     """W ← W + (α/r)·B·A for each adapted linear layer. source: a .safetensors file, or a folder that holds one.
 
-    α and r come from `adapter_config.json` beside it (peft), else from `<layer>.alpha` tensors, else α = r.
+    α comes from `<layer>.alpha` tensors, else from `adapter_config.json` beside the file (peft), else α = r.
     """
     path, config = _find(source)
-    tensors = {_layer_name(k): t for k, t in read_tensors([path], torch.float32).items()}
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in read_tensors([path], torch.float32).items():
+        if (name := _layer_name(key)) in tensors:
+            raise BadModel(f"the adapter holds {name!r} twice", str(path), "save or download it again")
+        tensors[name] = tensor
     layers = {name: m for name, m in transformer.named_modules() if isinstance(m, nn.Linear)}
     adapted = {k.removesuffix(".lora_A.weight") for k in tensors if k.endswith(".lora_A.weight")}
     known = {f"{name}.{end}" for name in adapted for end in ("lora_A.weight", "lora_B.weight", "alpha")}
     if stray := [k for k in tensors if k not in known] or [k for k in sorted(adapted) if k not in layers]:
-        raise BadModel(
-            f"the adapter does not fit this transformer: {stray[0]!r}", str(path), "use the model it was trained on"
-        )
+        what = f"the adapter does not fit this transformer: {stray[0]!r}"
+        raise BadModel(what, str(path), "use the model it was trained on")
     for name in sorted(adapted):
-        merge_pair(layers[name], *_pair(tensors, name, path), _scale(tensors, name, config))
+        _merge(layers[name], name, tensors, config, path)
 
 
-def merge_pair(layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
-    """a: r×in, b: out×r."""
-    if a.shape != (len(a), layer.in_features) or b.shape != (layer.out_features, len(a)):
-        raise BadModel(
-            f"adapter shapes {list(b.shape)} × {list(a.shape)} do not fit {list(layer.weight.shape)}",
-            "--lora",
-            "use the model it was trained on",
-        )
+def _merge(layer: nn.Linear, name: str, tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> None:
+    """One layer. a: r×in, b: out×r."""
+    a, b = tensors[f"{name}.lora_A.weight"], tensors.get(f"{name}.lora_B.weight")
+    if b is None:
+        raise BadModel(f"the adapter lacks the B half of {name!r}", str(path), "save or download it again")
+    rank = len(a) if a.ndim else 0
+    fits = a.shape == (rank, layer.in_features) and b.shape == (layer.out_features, rank)
+    alpha = tensors.get(f"{name}.alpha", torch.tensor(float(config.get("lora_alpha", rank))))
+    if not rank or not fits or alpha.ndim or not (a.is_floating_point() and b.is_floating_point()):
+        shapes = f"{list(b.shape)} by {list(a.shape)}, alpha {list(alpha.shape)}"
+        what = f"the adapter of {name!r}, {shapes}, does not fit weights of {list(layer.weight.shape)}"
+        raise BadModel(what, str(path), "use the model it was trained on")
+    scale = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
     with torch.no_grad():
         layer.weight.copy_(layer.weight.float() + scale * (b @ a))
 
@@ -51,20 +60,6 @@ def merge_pair(layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
 def lora_hash(source: str) -> str:
     """SHA-256 of the adapter's file."""
     return hashlib.sha256(_find(source)[0].read_bytes()).hexdigest()
-
-
-def _pair(tensors: dict[str, Tensor], name: str, path: Path) -> tuple[Tensor, Tensor]:
-    try:
-        return tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
-    except KeyError:
-        raise BadModel(f"the adapter lacks the B half of {name!r}", str(path), "save or download it again") from None
-
-
-def _scale(tensors: dict[str, Tensor], name: str, config: dict[str, Any]) -> float:
-    rank = len(tensors[f"{name}.lora_A.weight"])
-    stored = tensors.get(f"{name}.alpha")
-    alpha = float(stored) if stored is not None else float(config.get("lora_alpha", rank))
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _find(source: str) -> tuple[Path, dict[str, Any]]:
@@ -80,6 +75,9 @@ def _find(source: str) -> tuple[Path, dict[str, Any]]:
             "there is no adapter", source, f"give a .safetensors file, or a folder with {' or '.join(_FILES)}"
         )
     config = folder.json("adapter_config.json") if folder.has("adapter_config.json") else {}
+    if not math.isfinite(alpha if isinstance(alpha := config.get("lora_alpha", 1), int | float) else math.nan):
+        where = str(root / "adapter_config.json")
+        raise BadModel(f"lora_alpha is {alpha!r}, no number", where, "save or download the adapter again")
     for option in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
         if config.get(option):
             raise BadModel(

@@ -7,7 +7,8 @@ transformers' PIL image processor, so torchvision is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
 from typing import Any
 
@@ -23,40 +24,24 @@ from transformers import (
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from unipic.errors import BadModel
-from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component, read_tokenizer
-from unipic.models.folder import ModelFolder
+from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component
+from unipic.models.folder import ModelFolder, as_list
+from unipic.models.tokenizers import check_ids, load_tokenizer
 
-_IMAGE_SETTINGS = {
-    "patch_size",
-    "temporal_patch_size",
-    "merge_size",
-    "image_mean",
-    "image_std",
-    "min_pixels",
-    "max_pixels",
-}
-_SPECIALS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|endoftext|>")
+SPECIALS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|endoftext|>")
 
 
 class MLLM:
     """The model, its tokenizer and its image processor."""
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, generation: Any) -> None:
-        self.model, self.tokenizer, self.image_processor, self.generation = (
-            model,
-            tokenizer,
-            image_processor,
-            generation,
-        )
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIALS}
-        self.special: dict[str, int] = ids
-        if lost := [token for token, i in ids.items() if i is None or tokenizer.convert_ids_to_tokens(i) != token]:
-            raise BadModel(
-                f"the tokenizer lacks {', '.join(lost)}", str(tokenizer.name_or_path), "use Qwen2.5-VL's own"
-            )
+        self.model, self.tokenizer = model, tokenizer
+        self.image_processor, self.generation = image_processor, generation
+        self.special: dict[str, int] = {token: tokenizer.get_vocab()[token] for token in SPECIALS}
 
     @property
     def width(self) -> int:
@@ -176,16 +161,33 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
 def blank_mllm(folder: ModelFolder) -> Any:
     """The Qwen2.5-VL that its folder describes, without its weights."""
     config = folder.config("mllm", at="")
-    return blank_transformers(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, config, folder.root)
+    return blank_transformers(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, config, folder.path)
 
 
 def load_mllm(folder: ModelFolder, dtype: torch.dtype) -> MLLM:
     """Qwen2.5-VL from its own published folder."""
     blank = blank_mllm(folder)
-    tensors = {current_name(k): t for k, t in read_component(folder, "mllm", None, at="").items()}
-    model = fill_transformers(blank, tensors, folder.root, dtype)
-    tokenizer = read_tokenizer(Qwen2Tokenizer, folder.check_subfolder(""))
-    return MLLM(model, tokenizer, _load_image_processor(folder), _load_generation(folder))
+    stored = read_component(folder, "mllm", None, at="")
+    tensors = {current_name(name): tensor for name, tensor in stored.items()}
+    if len(tensors) < len(stored):
+        twice = next(name for name in stored if name != current_name(name) and current_name(name) in stored)
+        raise BadModel(f"a tensor is stored under two names: {twice!r}", str(folder.path), "download the model again")
+    model = fill_transformers(blank, tensors, folder.path, dtype)
+    return MLLM(model, *load_companions(folder, model))
+
+
+def load_companions(folder: ModelFolder, model: Any) -> tuple[Any, Any, Any]:
+    """Tokenizer, image processor and generation settings, each checked against the model."""
+    where = str(folder.path)
+    tokenizer = load_tokenizer(folder, "", Qwen2Tokenizer)
+    known = tokenizer.get_vocab()
+    if lost := [token for token in SPECIALS if token not in known]:
+        raise BadModel(f"the tokenizer lacks {', '.join(lost)}", where, "use Qwen2.5-VL's own")
+    check_ids(tokenizer, model.get_input_embeddings().num_embeddings, where)
+    if model.config.image_token_id != known["<|image_pad|>"]:
+        what = f"image_token_id is {model.config.image_token_id}, the tokenizer's is {known['<|image_pad|>']}"
+        raise BadModel(what, str(folder.path / "config.json"), "tokenizer and model do not belong together")
+    return tokenizer, _load_image_processor(folder, model), _load_generation(folder, model)
 
 
 def current_name(name: str) -> str:
@@ -197,27 +199,64 @@ def current_name(name: str) -> str:
     return name
 
 
-def _load_image_processor(folder: ModelFolder) -> Any:
+def _load_image_processor(folder: ModelFolder, model: Any) -> Any:
     """From preprocessor_config.json, or processor_config.json as newer transformers write it."""
     if folder.has("preprocessor_config.json"):
         name, settings = "preprocessor_config.json", folder.json("preprocessor_config.json")
     else:
         name, settings = "processor_config.json", folder.json("processor_config.json").get("image_processor", {})
-    size = settings.get("size") or {}
-    known = {k: v for k, v in settings.items() if k in _IMAGE_SETTINGS and v is not None}
-    for ours, theirs in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-        if known.get(ours) is None and (value := size.get(ours, size.get(theirs))):
-            known[ours] = value
-    try:
-        return Qwen2VLImageProcessorPil(**known)
-    except Exception as error:
-        raise BadModel(
-            f"the settings describe no image processor: {error}", str(folder.root / name), "get it anew"
-        ) from None
+    where = str(folder.path / name)
+
+    def take(key: str, default: Any, good: Callable[[Any], bool]) -> Any:
+        value = settings.get(key, default) if isinstance(settings, dict) else settings
+        if not good(value):
+            raise BadModel(f"{key} is {value!r}, which describes no picture", where, "download or save it again")
+        return value
+
+    vision, size = model.config.vision_config, take("size", {}, lambda v: v is None or isinstance(v, dict)) or {}
+    bounds = [
+        take(ours, None, lambda v: v is None or _count(v)) or size.get(ours, size.get(theirs, default))
+        for ours, theirs, default in (
+            ("min_pixels", "shortest_edge", 56 * 56),
+            ("max_pixels", "longest_edge", 28 * 28 * 1280),
+        )
+    ]
+    if not all(map(_count, bounds)) or bounds[0] > bounds[1]:
+        raise BadModel(f"pictures of {bounds[0]!r} to {bounds[1]!r} pixels: no such bounds", where, "get it anew")
+    return Qwen2VLImageProcessorPil(
+        patch_size=take("patch_size", 14, lambda v: v == vision.patch_size),
+        temporal_patch_size=take("temporal_patch_size", 2, lambda v: v == vision.temporal_patch_size),
+        merge_size=take("merge_size", 2, lambda v: v == vision.spatial_merge_size),
+        image_mean=take("image_mean", OPENAI_CLIP_MEAN, _three_numbers),
+        image_std=take("image_std", OPENAI_CLIP_STD, lambda v: _three_numbers(v) and min(v) > 0),
+        min_pixels=bounds[0],
+        max_pixels=bounds[1],
+    )
 
 
-def _load_generation(folder: ModelFolder) -> Any:
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _three_numbers(value: Any) -> bool:
+    numbers = isinstance(value, list | tuple) and len(value) == 3
+    return numbers and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+
+
+def _load_generation(folder: ModelFolder, model: Any) -> Any:
     """The folder's stop tokens and repetition penalty; sampling off."""
     stored = folder.json("generation_config.json") if folder.has("generation_config.json") else {}
-    kept = {k: stored[k] for k in ("eos_token_id", "pad_token_id", "bos_token_id", "repetition_penalty") if k in stored}
-    return GenerationConfig(**kept, do_sample=False)
+    rows = model.get_input_embeddings().num_embeddings
+    stops, penalty = stored.get("eos_token_id"), stored.get("repetition_penalty", 1.0)
+    where = str(folder.path / "generation_config.json")
+    if not all(type(stop) is int and 0 <= stop < rows for stop in as_list(stops)):
+        raise BadModel(f"eos_token_id is {stops!r}, no tokens of the model", where, "download it again")
+    if not isinstance(penalty, int | float) or not 0 < penalty < math.inf:
+        raise BadModel(f"repetition_penalty is {penalty!r}, no positive number", where, "download it again")
+    pad = stored.get("pad_token_id")
+    return GenerationConfig(
+        eos_token_id=stops,
+        pad_token_id=pad if type(pad) is int and 0 <= pad < rows else None,
+        repetition_penalty=float(penalty),
+        do_sample=False,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +36,7 @@ class ModelSpec:
         if asked := [k for k in _UNKNOWN_SCHEDULES if config.get(k)]:
             raise BadModel(f"the schedule asks for {', '.join(asked)}", where, "only a constant shift is known here")
         shift, timesteps = config.get("shift", 1.0), config.get("num_train_timesteps", flow.TRAIN_TIMESTEPS)
-        if not isinstance(shift, int | float) or not shift > 0 or timesteps != flow.TRAIN_TIMESTEPS:
+        if not isinstance(shift, int | float) or not 0 < shift < math.inf or timesteps != flow.TRAIN_TIMESTEPS:
             raise BadModel(f"no schedule has shift {shift!r} and {timesteps!r} timesteps", where, "correct it")
         return float(shift)
 
@@ -50,8 +51,11 @@ class ModelSpec:
     @cached_property
     def vae_factor(self) -> int:
         """Pixels along one side of a latent."""
-        blocks = self.folder.config("vae").get("block_out_channels", ())
-        return int(2 ** max(len(blocks) - 1, 0))
+        blocks = self.folder.config("vae").get("block_out_channels", [64])
+        if not isinstance(blocks, list) or not 1 <= len(blocks) <= 8:
+            where = str(self.folder.root / "vae" / "config.json")
+            raise BadModel(f"block_out_channels is {blocks!r}, no list of widths", where, "download it again")
+        return int(2 ** (len(blocks) - 1))
 
     @cached_property
     def size_multiple(self) -> int:
@@ -72,8 +76,33 @@ class ModelSpec:
             )
         return value
 
+    @cached_property
+    def fits(self) -> bool:
+        """That the parts belong together; raises BadModel, naming both, if they do not."""
+        whole = self._whole
+        self._same("vae", "latent_channels", whole("vae", "latent_channels", 4), "in_channels", 16)
+        if self.folder.kind == "metaquery":
+            for key, default in (("joint_attention_dim", 4096), ("pooled_projection_dim", 2048)):
+                self._same("conditioner", key, whole("conditioner", key, default), key, default)
+        else:
+            pooled = sum(whole(f"text_encoder{n}", "projection_dim", 512) for n in ("", "_2"))
+            self._same(
+                "text_encoder", "projection_dim, with that of text_encoder_2,", pooled, "pooled_projection_dim", 2048
+            )
+            self._same(
+                "text_encoder_3", "d_model", whole("text_encoder_3", "d_model", 512), "joint_attention_dim", 4096
+            )
+        return True
+
+    def _same(self, part: str, key: str, value: int, theirs: str, default: int) -> None:
+        if value != (wanted := self._whole("transformer", theirs, default)):
+            where = str(self.folder.root / part / "config.json")
+            what = f"{key} is {value}, but the transformer's {theirs} is {wanted}"
+            raise BadModel(what, where, "these parts are not of one model")
+
     def check_request(self, request: Request) -> None:
-        """Refuse a request that the model has no positions or layers for."""
+        """Refuse a request that the model has no positions or layers for; and a model whose parts do not fit."""
+        assert self.fits
         self.check_side("width", request.width, self.size_multiple)
         self.check_side("height", request.height, self.size_multiple)
         for layer in request.skip_layers.layers if request.skip_layers else ():

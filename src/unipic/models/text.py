@@ -22,8 +22,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component, read_tokenizer
+from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component
 from unipic.models.folder import ModelFolder
+from unipic.models.tokenizers import check_ids, load_tokenizer, special_texts
 from unipic.types import Condition
 
 T5_LENGTH = 256
@@ -60,7 +61,7 @@ class TextEncoders:
 
 def token_ids(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
     """B×length ids, padded and cut to `length`."""
-    texts = [literal(prompt, tokenizer.all_special_tokens) for prompt in prompts]
+    texts = [literal(prompt, special_texts(tokenizer)) for prompt in prompts]
     ids: Tensor = tokenizer(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
@@ -97,16 +98,14 @@ def load_text_encoders(folder: ModelFolder, dtype: torch.dtype) -> TextEncoders:
         blank = blank_encoder(folder, name)
         return fill_transformers(blank, read_component(folder, name, None), folder.root / name, dtype)
 
-    return TextEncoders(
-        clips=[encoder("text_encoder"), encoder("text_encoder_2")],
-        t5=encoder("text_encoder_3"),
-        clip_tokenizers=[load_tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2")],
-        t5_tokenizer=load_tokenizer(folder, "tokenizer_3"),
-    )
+    encoders = [encoder(name) for name in _ENCODERS]
+    tokenizers = [read_tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    for model, tokenizer, name in zip(encoders, tokenizers, _ENCODERS, strict=True):
+        check_ids(tokenizer, model.config.vocab_size, str(folder.root / name.replace("text_encoder", "tokenizer")))
+    return TextEncoders(encoders[:2], encoders[2], tokenizers[:2], tokenizers[2])
 
 
-def load_tokenizer(folder: ModelFolder, name: str) -> Any:
-    """A tokenizer of a published Kontext folder."""
+def read_tokenizer(folder: ModelFolder, name: str) -> Any:
+    """A tokenizer of a published Kontext folder. name: tokenizer, tokenizer_2, tokenizer_3."""
     folder.config(name)
-    cls = T5TokenizerFast if name == "tokenizer_3" else CLIPTokenizer
-    return read_tokenizer(cls, folder.check_subfolder(name))
+    return load_tokenizer(folder, name, T5TokenizerFast if name == "tokenizer_3" else CLIPTokenizer)

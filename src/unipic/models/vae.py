@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
+from unipic.errors import BadModel
 from unipic.models.checkpoint import blank_diffusers, fill, read_component
 from unipic.models.folder import ModelFolder
 
@@ -22,6 +24,7 @@ class VAE:
     def __init__(self, module: Any, tile_above: int = TILE_ABOVE) -> None:
         self.module = module
         self.tile_above = tile_above
+        self.scale, self.shift = module.config.scaling_factor, module.config.shift_factor or 0.0  # older ones have none
 
     @property
     def factor(self) -> int:
@@ -42,14 +45,14 @@ class VAE:
 
     def normalised(self, latent: Tensor) -> Tensor:
         """A raw latent in the transformer's units."""
-        scaled: Tensor = (latent - self.module.config.shift_factor) * self.module.config.scaling_factor
+        scaled: Tensor = (latent - self.shift) * self.scale
         return scaled
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Image:
         """The RGB picture of one latent, 1×C×H×W."""
         raw = latent.to(self.module.device, self.module.dtype)
-        raw = raw / self.module.config.scaling_factor + self.module.config.shift_factor
+        raw = raw / self.scale + self.shift
         self._tile(latent.shape[-1] * latent.shape[-2] * self.factor**2)
         pixels = self.module.decode(raw, return_dict=False)[0]
         levels = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
@@ -64,6 +67,11 @@ class VAE:
 
 def blank_vae(folder: ModelFolder) -> Any:
     """The AutoencoderKL that a folder describes, without its weights."""
+    config, where = folder.config("vae"), str(folder.root / "vae" / "config.json")
+    for key, sound in (("scaling_factor", lambda v: v > 0), ("shift_factor", lambda v: True)):
+        value = config.get(key, 1.0)
+        if value is not None and not (type(value) in (int, float) and math.isfinite(value) and sound(value)):
+            raise BadModel(f"{key} is {value!r}, no number to scale by", where, "download or save the model again")
     return blank_diffusers(AutoencoderKL, folder.config("vae"), folder.root / "vae")
 
 

@@ -37,6 +37,9 @@ class Entry(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    def is_floating_point(self) -> bool:
+        return self.dtype.startswith(("F", "BF"))
+
 
 def read_header(path: Path) -> dict[str, Entry]:
     """The tensors that a safetensors file says it holds; raises BadModel unless the whole header is sound."""
@@ -58,21 +61,30 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise bad("the file is truncated within its header")
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=lambda pairs: _unique(pairs, bad))
+        header = json.loads(
+            raw.decode(), object_pairs_hook=lambda pairs: _unique(pairs, bad), parse_constant=_no_constant
+        )
     except (ValueError, RecursionError):
         raise bad("its header is not JSON") from None
     if not isinstance(header, dict):
         raise bad("its header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise bad("its metadata is not text")
     return _checked_entries(header, size - 8 - length, bad)
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _unique(pairs: list[tuple[str, Any]], bad: Any) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in {k for k, _ in pairs[:i]})
-        raise bad(f"its header names {twice!r} twice")
-    return keys
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise bad(f"its header names {key!r} twice")
+        seen.add(key)
+    return dict(pairs)
 
 
 def _checked_entries(header: dict[str, Any], data_size: int, bad: Any) -> dict[str, Entry]:
@@ -83,10 +95,16 @@ def _checked_entries(header: dict[str, Any], data_size: int, bad: Any) -> dict[s
             raise bad(f"it names a tensor {name!r}, which no model has", "do not use this file")
         try:
             dtype, shape, (begin, end) = field["dtype"], tuple(field["shape"]), field["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            numbers = (*shape, math.prod(filter(None, shape)), begin, end)
+            sound = isinstance(dtype, str) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         except (KeyError, TypeError, ValueError):
             sound = False
-        if not sound or dtype not in _BITS or (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
+        if (
+            not sound
+            or not isinstance(dtype, str)
+            or dtype not in _BITS
+            or (end - begin) * 8 != math.prod(shape) * _BITS[dtype]
+        ):
             raise bad(f"the header's entry for {name!r} contradicts itself: {field}")
         entries[name] = Entry(dtype, shape)
         spans.append((begin, end, name))
@@ -150,6 +168,9 @@ def check_tensors(found: Mapping[str, Tensor | Entry], expected: Mapping[str, Te
                 str(where),
                 "the weights do not belong to this config.json",
             )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            what = f"the tensor {name!r} holds {tensor.dtype}, not {expected[name].dtype}"
+            raise BadModel(what, str(where), "the weights do not belong to this config.json")
 
 
 class HashCache:
