@@ -649,8 +649,16 @@ for job, file in (
     refuse(f"size-{part}", TINY, job, alter, file, "not the size that manifest.json says")
 alter = partial(list_files, relative=VAE, changes={"sha256": None})
 refuse("entry_without_a_hash", TINY, "edit", alter, VAE, "manifest.json")
-alter = partial(change, relative="manifest.json", changes={"format_version": 1, "files": {VAE: "evil"}})
-refuse("entry_of_text", TINY, "edit", alter, VAE, "manifest.json")
+
+
+def list_as(model: Path, entry: Any) -> None:
+    content = json.loads((ASSETS / TINY / "manifest.json").read_text())
+    content["files"][VAE] = entry
+    write(model, "manifest.json", json.dumps(content))
+
+
+refuse("entry_of_text", TINY, "edit", partial(list_as, entry="evil"), VAE, "manifest.json does not list")
+refuse("entry_missing", TINY, "edit", partial(list_as, entry=None), VAE, "manifest.json does not list")
 refuse_settings(
     TINY,
     "edit",
