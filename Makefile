@@ -40,7 +40,9 @@ types: $(READY)
 unit: $(READY)
 	$(TEST_ENV) $(RUN)/python -m pytest -n $(JOBS) -m "not slow"
 
+# Also what needs an extra that slows every start: torchao's 8-bit weights.
 proof: $(READY)
+	$(RUN)/python -m pip install --quiet -e ".[dev,quant]" -c constraints/lock.txt
 	$(TEST_ENV) $(RUN)/python -m pytest -n $(JOBS)
 
 tiny-random: $(READY)

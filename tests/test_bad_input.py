@@ -27,7 +27,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.reference import png
 from unipic import cli
-from unipic.models.folder import find_model
+from unipic.models.find import find_model
 
 LONG = "x" * 300  # longer than any file system's names
 

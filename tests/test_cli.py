@@ -66,13 +66,15 @@ def test_settings_make_the_picture_again(capsys: pytest.CaptureFixture[str]) -> 
     assert len(settings["weights"]) == 64
 
 
-def test_several_pictures_are_numbered_and_previews_lie_beside(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_pictures_are_numbered_and_take_the_place_of_their_previews(capsys: pytest.CaptureFixture[str]) -> None:
     run("generate", "a ring", "--num-images", "2", "--steps", "2", "--preview-every", "1", "--output", "deep/r.png")
     assert capsys.readouterr().out.split() == ["deep/r-1.png", "deep/r-2.png"]
-    names = {p.name for p in Path("deep").iterdir()}
-    assert names == {"r-1.png", "r-2.png", "r-1.preview.png", "r-2.preview.png"}
-    # σ is 0 after the last step: the estimate is the picture
-    assert Image.open("deep/r-2.preview.png").tobytes() == Image.open("deep/r-2.png").tobytes()
+    assert {p.name for p in Path("deep").iterdir()} == {"r-1.png", "r-2.png"}
+
+
+def test_a_cut_prompt_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    run("generate", "a red circle " * 60, "--model", "tiny-kontext", "--steps", "1")
+    assert capsys.readouterr().err.startswith("warning: only the first 48 tokens")
 
 
 def test_own_pictures_are_replaced_and_others_never(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +100,8 @@ def test_guidance_options_reach_the_sampler() -> None:
     base = ["generate", "a ring", "--steps", "4", "--output"]
     run(*base, "plain.png")
     run(*base, "interval.png", "--guidance-interval", "0.2", "0.6")
-    run(*base, "skip.png", "--skip-layers", "1,2", "--skip-layer-scale", "1.5")
-    assert len({Image.open(f"{n}.png").tobytes() for n in ("plain", "interval")}) == 2
+    run(*base, "skip.png", "--skip-layers", "1,2", "--skip-layer-scale", "1.5", "--skip-layer-stop", "0.9")
+    assert len({Image.open(f"{n}.png").tobytes() for n in ("plain", "interval", "skip")}) == 3
     assert pictures.settings_of("interval.png")["guidance_interval"] == [0.2, 0.6]
     assert pictures.settings_of("skip.png")["skip_layers"]["layers"] == [1, 2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
 from tests.reference.sd3 import ReferenceSD3
-from unipic import BadInput, UniPic, pictures
+from unipic import BadInput, UniPic, UnipicError, pictures
 from unipic.types import Request, SkipLayerGuidance
 
 
@@ -248,7 +249,54 @@ def test_keep_size(system: UniPic) -> None:
     source = noise_picture(201, 133, 3)
     working, kept = (system.edit(source, "make it red", steps=1, keep_size=keep)[0] for keep in (False, True))
     assert (working.size, kept.size) == ((64, 32), (201, 133))
-    assert kept.info["unipic"] == working.info["unipic"]
+    settings = json.loads(kept.info["unipic"])
+    assert settings.pop("keep_size") == [201, 133]
+    assert settings == json.loads(working.info["unipic"])
+    with pytest.raises(BadInput, match="keep"):
+        system.edit(source, "make it red", width=64, keep_size=True)
+
+
+def test_one_picture_takes_several_instructions(system: UniPic) -> None:
+    source = noise_picture(64, 64, 1)
+    both = system.edit(source, ["make it red", "make it blue"], steps=1)
+    assert both[1].tobytes() == system.edit(source, "make it blue", steps=1)[0].tobytes()
+    assert both[0].tobytes() != both[1].tobytes()
+
+
+def test_references_of_a_request_are_checked(system: UniPic) -> None:
+    ask = {"prompt": "a ring", "width": 64, "height": 64, "steps": 1}
+    for wrong, what in (
+        (noise_picture(512, 64, 1), "width of a reference"),
+        (noise_picture(64, 72, 1), "height of a reference"),
+        (noise_picture(64, 64, 1).convert("RGBA"), "RGBA"),
+    ):
+        with pytest.raises(BadInput, match=what):
+            system.run([Request(**ask, references=(wrong,))])
+
+
+def test_what_cannot_act_is_refused(system: UniPic) -> None:
+    with pytest.raises(BadInput, match="needs guidance"):
+        system.generate("a ring", guidance_scale=1.0, skip_layers=SkipLayerGuidance((1,)))
+    with pytest.raises(BadInput, match="no pair"):
+        system.generate("a ring", guidance_interval=0.5)
+    with pytest.raises(BadInput, match="no picture"):
+        system.describe([])
+
+
+def test_nan_is_an_error_and_no_black_picture(kontext: UniPic) -> None:
+    with kontext.parts.vae.use() as vae, pytest.raises(UnipicError, match="NaN"):
+        vae.decode(torch.full((1, 16, 8, 8), float("nan")))
+
+
+def test_a_fast_batch_is_cut_into_pieces(kontext: UniPic, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    with kontext.parts.transformer.use() as transformer:
+        handle = transformer.register_forward_pre_hook(
+            lambda _, args, kwargs: sizes.append(len(args[0])), with_kwargs=True
+        )
+        kontext.generate("a ring", num_images=20, steps=1, fast_batch=True)
+        handle.remove()
+    assert sizes == [16, 16, 8]
 
 
 def test_large_pictures_are_tiled(kontext: UniPic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from diffusers import StableDiffusion3Pipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from unipic import BadModel, UniPic
@@ -62,6 +64,21 @@ def test_diffusers_file_with_alphas(transformer: KontextTransformer, tmp_path: P
     merge_lora(transformer, str(tmp_path / "mine.safetensors"))
     with torch.no_grad():
         torch.testing.assert_close(transformer(*inputs()), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_diffusers_pipelines_save(transformer: KontextTransformer, tmp_path: Path) -> None:
+    """pytorch_lora_weights.safetensors, whose α and rank stand in the file's metadata alone."""
+    torch.manual_seed(0)
+    adapted = copy.deepcopy(transformer)
+    adapted.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=False))
+    StableDiffusion3Pipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(adapted),
+        **_collate_lora_metadata({"transformer": adapted}),
+    )
+    merge_lora(transformer, str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(transformer(*inputs()), adapted(*inputs()), rtol=1e-4, atol=1e-5)
 
 
 def test_an_adapter_shows_in_pictures_and_settings(transformer: KontextTransformer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unipic import UniPic
+from unipic.errors import PromptCut
 from unipic.models.text import TextEncoders, token_ids
 from unipic.models.tiny import clip_tokenizer
 
@@ -16,6 +17,7 @@ def encoders(kontext: UniPic) -> TextEncoders:
         return part
 
 
+@pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
 @pytest.mark.parametrize("prompt", ["a red circle", "", "a photo of two blue stars and a ring " * 20])
 def test_encoding_equals_diffusers(encoders: TextEncoders, prompt: str) -> None:
     from diffusers import StableDiffusion3Pipeline
@@ -53,3 +55,8 @@ def test_a_pad_token_that_is_a_letter_keeps_its_published_meaning() -> None:
     tokenizer.add_special_tokens({"pad_token": "!"})
     ids = token_ids(tokenizer, ["red! circle"], 8)[0].tolist()
     assert ids[2] == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("!")
+
+
+def test_a_prompt_that_is_cut_is_told(encoders: TextEncoders) -> None:
+    with pytest.warns(PromptCut, match="first 48 tokens"):
+        encoders.encode(["a photo of two blue stars and a ring " * 20])

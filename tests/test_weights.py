@@ -98,3 +98,13 @@ def test_a_broken_or_unwritable_cache_only_costs_time(tmp_path: Path) -> None:
     broken = tmp_path / "hashes.json"
     broken.write_text("{")
     assert HashCache(broken).sha256(file) == HashCache(file / "below" / "a-file").sha256(file)
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container with a number for a user."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").write_bytes(b"one")
+    assert len(HashCache().sha256(tmp_path / "weights")) == 64

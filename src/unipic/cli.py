@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from unipic.errors import BadInput, UnipicError, one_line
+from unipic.errors import BadInput, PromptCut, UnipicError, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,16 +55,18 @@ SkipLayers = Annotated[
     str | None, _option("layers of skip-layer guidance, such as 7,8,9 for SD3.5-Medium", metavar="N,N")
 ]
 SkipLayerScale = Annotated[float, _option("its weight")]
+SkipLayerStart = Annotated[float, _option("share of the steps after which it acts")]
+SkipLayerStop = Annotated[float, _option("share of the steps before which it acts")]
 Seed = Annotated[int, _option("of the first picture; the next have the next numbers")]
 NumImages = Annotated[int, _option("pictures to make")]
 Lora = Annotated[str | None, _option("adapter of the transformer: a folder or a .safetensors file")]
 Device = Annotated[str, _option("where to compute", metavar="auto|cpu|cuda|mps")]
-DType = Annotated[str, _option("auto: bf16 on CUDA, fp16 on MPS, fp32 on CPU", metavar="auto|fp32|bf16|fp16")]
+DType = Annotated[str, _option("auto: bf16 on a GPU, fp32 on a CPU", metavar="auto|fp32|bf16|fp16")]
 Offload = Annotated[
     str, _option("keep only the part at work, or its layers, on the device", metavar="none|model|group")
 ]
 Quantize = Annotated[str, _option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
-FastBatch = Annotated[bool, _option("let pictures share forwards: faster, within one grey level of the exact result")]
+FastBatch = Annotated[bool, _option("let pictures share forwards: faster, within one grey level in fp32")]
 PreviewEvery = Annotated[int, _option("write the present estimate every N steps; 0 is never", metavar="N")]
 Json = Annotated[bool, _option("print JSON", "--json")]
 
@@ -82,6 +84,8 @@ def generate(
     guidance_interval: GuidanceInterval = None,
     skip_layers: SkipLayers = None,
     skip_layer_scale: SkipLayerScale = 2.8,
+    skip_layer_start: SkipLayerStart = 0.01,
+    skip_layer_stop: SkipLayerStop = 0.2,
     seed: Seed = 42,
     num_images: NumImages = 1,
     lora: Lora = None,
@@ -106,13 +110,13 @@ def generate(
             steps=steps,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
-            skip_layers=_skip_layers(skip_layers, skip_layer_scale),
+            skip_layers=_skip_layers(skip_layers, skip_layer_scale, skip_layer_start, skip_layer_stop),
             seed=seed,
             num_images=num_images,
             fast_batch=fast_batch,
             on_step=on_step,
         )
-    _write(pictures, outputs, as_json)
+    _write(pictures, outputs, preview_every > 0, as_json)
 
 
 @app.command()
@@ -134,6 +138,8 @@ def edit(
     guidance_interval: GuidanceInterval = None,
     skip_layers: SkipLayers = None,
     skip_layer_scale: SkipLayerScale = 2.8,
+    skip_layer_start: SkipLayerStart = 0.01,
+    skip_layer_stop: SkipLayerStop = 0.2,
     seed: Seed = 42,
     num_images: NumImages = 1,
     lora: Lora = None,
@@ -164,13 +170,13 @@ def edit(
             steps=steps,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
-            skip_layers=_skip_layers(skip_layers, skip_layer_scale),
+            skip_layers=_skip_layers(skip_layers, skip_layer_scale, skip_layer_start, skip_layer_stop),
             seed=seed,
             num_images=num_images,
             fast_batch=fast_batch,
             on_step=on_step,
         )
-    _write(pictures, outputs, as_json)
+    _write(pictures, outputs, preview_every > 0, as_json)
 
 
 @app.command()
@@ -206,7 +212,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what a model holds and whether it is complete, or how a picture was made."""
-    from unipic.models.folder import EMBEDDED
+    from unipic.models.find import EMBEDDED
 
     if model not in EMBEDDED and Path(model).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
         from unipic.pictures import settings_of
@@ -270,13 +276,13 @@ def _check_pictures(paths: list[str]) -> None:
         load(path)
 
 
-def _skip_layers(layers: str | None, scale: float) -> Any:
+def _skip_layers(layers: str | None, scale: float, start: float, stop: float) -> Any:
     from unipic.types import SkipLayerGuidance
 
     if layers is None:
         return None
     try:
-        return SkipLayerGuidance(tuple(int(n) for n in layers.split(",")), scale)
+        return SkipLayerGuidance(tuple(int(n) for n in layers.split(",")), scale, start, stop)
     except ValueError:
         raise BadInput("the skipped layers are no list of numbers", f"--skip-layers {layers}", "write 7,8,9") from None
 
@@ -302,12 +308,14 @@ def _progress(outputs: list[Path], preview_every: int) -> Any:
         yield callback
 
 
-def _write(pictures: list[Image], outputs: list[Path], as_json: bool) -> None:
+def _write(pictures: list[Image], outputs: list[Path], previewed: bool, as_json: bool) -> None:
     from unipic.pictures import SETTINGS_KEY, save_png
 
     rows = []
     for picture, name in zip(pictures, outputs, strict=True):
         save_png(picture, name)
+        if previewed:
+            _preview_name(name).unlink(missing_ok=True)
         rows.append({"path": str(name), "settings": json.loads(picture.info[SETTINGS_KEY])})
     typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else "\n".join(row["path"] for row in rows))
 
@@ -322,6 +330,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:  # stderr is for progress and for our own three lines; libraries warn of what a user cannot mend
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", PromptCut)
+        warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

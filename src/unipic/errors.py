@@ -34,3 +34,7 @@ class BadInput(UnipicError):
 
 class BadModel(UnipicError):
     """A model folder that is broken, incomplete, or not to be trusted."""
+
+
+class PromptCut(UserWarning):
+    """A prompt is longer than the text encoders read."""

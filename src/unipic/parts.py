@@ -37,22 +37,22 @@ class Parts:
             self._load_transformer, lambda part: [part], placement, quantize=True
         )
         self.vae: Part[VAE] = Part(lambda: VAE(load_vae(folder, dtype)), lambda part: [part.module], placement)
-        self.text: Part[TextEncoders] = Part(
-            lambda: load_text_encoders(folder, dtype), TextEncoders.modules, placement, release=True
-        )
-        self.mllm: Part[MLLM] = Part(self._load_mllm, lambda part: [part.model], placement, release=True, quantize=True)
+        self.text: Part[TextEncoders] = Part(lambda: load_text_encoders(folder, dtype), TextEncoders.modules, placement)
+        self.mllm: Part[MLLM] = Part(self._load_mllm, lambda part: [part.model], placement, quantize=True)
         self.conditioner: Part[Conditioner] = Part(
-            lambda: load_conditioner(folder, dtype), lambda part: [part], placement, release=True
+            lambda: load_conditioner(folder, dtype), lambda part: [part], placement
         )
 
     @contextmanager
     def encoder(self) -> Iterator[Encode]:
         """What turns texts into conditions in this model: CLIP and T5, or the language model and its queries."""
         if self.folder.kind == "metaquery":
-            with self.mllm.use() as mllm, self.conditioner.use() as conditioner:
+            with self.mllm.use(release=True) as mllm, self.conditioner.use(release=True) as conditioner:
                 yield MetaQuery(mllm, conditioner).encode
         else:
-            with self.text.use() as encoders:  # one text at a time, as published: the same bits in any company
+            with self.text.use(
+                release=True
+            ) as encoders:  # one text at a time, as published: the same bits in any company
                 yield lambda texts, _: Condition.cat([encoders.encode([text]) for text in texts])
 
     @cached_property
@@ -78,4 +78,4 @@ class Parts:
                 "a Kontext model only generates and edits",
                 "use a MetaQuery model, or give --mllm",
             )
-        return load_mllm(self.mllm_folder, self.placement.dtype)
+        return load_mllm(self.mllm_folder, self.placement.dtype, self.placement.device)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from unipic import flow
@@ -41,6 +41,7 @@ class Progress:
     preview: Callable[[], Image] = field(repr=False)
 
 
+FAST_BATCH = 8  # requests in one forward, at most: 16 samples with guidance
 OnStep = Callable[[Progress], None]
 
 
@@ -57,6 +58,7 @@ def make_pictures(
     parts: Parts, requests: Sequence[Request], *, fast_batch: bool = False, on_step: OnStep | None = None
 ) -> list[Image]:
     """The pictures of the requests, in their order, each with its settings in `info`."""
+    parts.spec.check_parts()
     for request in requests:
         parts.spec.check_request(request)
     encoded = encode(parts, requests)
@@ -67,10 +69,14 @@ def make_pictures(
             report = None if on_step is None else _reporter(parts, members, on_step)
             latents.update(zip(members, _sample(parts, transformer, work, report), strict=True))
     with parts.vae.use() as vae:
-        results = [vae.decode(latents[i]) for i in range(len(requests))]
+        results = [_sized(vae.decode(latents[i]), request) for i, request in enumerate(requests)]
     for request, result in zip(requests, results, strict=True):
         result.info[SETTINGS_KEY] = json.dumps(describe_making(parts, request, fast_batch), ensure_ascii=False)
     return results
+
+
+def _sized(picture: Image, request: Request) -> Image:
+    return picture if request.keep_size is None else picture.resize(request.keep_size, Resampling.LANCZOS)
 
 
 def encode(parts: Parts, requests: Sequence[Request]) -> list[Encoded]:
@@ -132,7 +138,7 @@ def _groups(requests: Sequence[Request], fast_batch: bool) -> list[list[int]]:
     for i, r in enumerate(requests):
         sizes = (r.width, r.height, *(picture.size for picture in r.references))
         groups[sizes, r.steps, r.guided, r.guidance_interval, r.skip_layers].append(i)
-    return list(groups.values())
+    return [members[i : i + FAST_BATCH] for members in groups.values() for i in range(0, len(members), FAST_BATCH)]
 
 
 def _reporter(parts: Parts, members: Sequence[int], on_step: OnStep) -> Callable[[Step], None]:

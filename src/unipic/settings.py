@@ -1,4 +1,4 @@
-"""What a picture says of its own making: enough to make it again, bit for bit, with the same versions."""
+"""What a picture says of its own making: enough to make it again, bit for bit, on the same kind of machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import diffusers
+import PIL
 import torch
 import transformers
 
@@ -38,7 +39,9 @@ def describe_making(parts: Parts, request: Request, fast_batch: bool) -> dict[st
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
+            "pillow": PIL.__version__,
         },
+        "threads": torch.get_num_threads(),
     }
     if request.references:
         settings["references"] = [
@@ -48,6 +51,7 @@ def describe_making(parts: Parts, request: Request, fast_batch: bool) -> dict[st
     options = {
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
         "skip_layers": request.skip_layers and asdict(request.skip_layers),
+        "keep_size": request.keep_size and list(request.keep_size),
         "lora": parts.lora_hash,
         "quantize": None if placement.quantize == "none" else placement.quantize,
         "fast_batch": fast_batch or None,

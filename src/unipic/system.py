@@ -10,36 +10,23 @@ from typing import Any
 
 import diffusers
 import transformers
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 
 from unipic import pictures
 from unipic.errors import BadInput
 from unipic.models import checkpoint
-from unipic.models.folder import find_mllm, find_model
+from unipic.models.find import find_mllm, find_model
 from unipic.models.placement import Placement
 from unipic.parts import Parts
 from unipic.pictures import PictureLike
 from unipic.pipeline import OnStep, make_pictures
-from unipic.types import MAX_PICTURES, MAX_SEED, Request, check_text, check_whole
+from unipic.types import DEFAULTS, MAX_PICTURES, MAX_SEED, Request, check_text, check_whole
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 diffusers.logging.set_verbosity_error()
 
 EDIT_MULTIPLE = 32  # pixels: one token of the language model, four of the DiT
-# The defaults of the published scripts, for folders that bring none.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "generate": {"width": 384, "height": 512, "steps": 50, "guidance_scale": 3.5, "negative_prompt": ""},
-    "edit": {
-        "image_size": 512,
-        "steps": 50,
-        "guidance_scale": 3.5,
-        "negative_prompt": "blurry, low quality, low resolution, distorted, deformed, broken content, missing parts, "
-        "damaged details, artifacts, glitch, noise, pixelated, grainy, compression artifacts, bad composition, "
-        "wrong proportion, incomplete editing, unfinished, unedited areas.",
-    },
-    "describe": {"question": "Describe the image in detail.", "max_new_tokens": 512},
-}
 
 
 class UniPic:
@@ -107,7 +94,7 @@ class UniPic:
         image: PictureLike | Sequence[PictureLike],
         instruction: str | Sequence[str],
         *,
-        references: Sequence[PictureLike] = (),
+        references: PictureLike | Sequence[PictureLike] = (),
         negative_prompt: str | None = None,
         image_size: int | None = None,
         width: int | None = None,
@@ -119,35 +106,40 @@ class UniPic:
         on_step: OnStep | None = None,
         **sampling: Any,
     ) -> list[Image]:
-        """Edit a picture as told, or each of several pictures by its own instruction (a single one serves all).
+        """Edit a picture as told, or several pictures, each by its own instruction; a single one of either serves all.
 
-        references: further pictures to take from, for every edit. image_size: the longer side that pictures are worked
-        at. width, height: of the result, where it should differ from the picture's working size. keep_size: scale the
-        result to the input's own size. The rest as in `generate`.
+        references: further pictures to take from, for every edit (`run` takes requests with references of their own).
+        image_size: the longer side that pictures are worked at. width, height: of the result, where it should differ
+        from the picture's working size. keep_size: scale the result to the input's own size. The rest as in `generate`.
         """
         images = pictures.as_list(image)
         instructions = [instruction] * len(images) if isinstance(instruction, str) else list(instruction)
+        images = images * len(instructions) if len(images) == 1 else images
         if len(images) != len(instructions):
             raise BadInput(
                 "pictures and instructions do not pair up",
                 f"{len(images)} pictures, {len(instructions)} instructions",
-                "give one instruction, or one for each picture",
+                "give one of either, or one instruction for each picture",
+            )
+        if keep_size and (width or height):
+            raise BadInput(
+                "a result cannot keep its size and have another", "--keep-size with a width or height", "choose"
             )
         seeds = _seeds(seed, len(images), num_images)
         values = self._settings("edit", negative_prompt=negative_prompt, image_size=image_size, **sampling)
         longer = values.pop("image_size")
         self.parts.spec.check_side("image size", longer, EDIT_MULTIPLE)
         originals = [pictures.load(i) for i in images]
-        extra = tuple(_resized(pictures.load(r), longer) for r in references)
+        extra = tuple(_resized(pictures.load(r), longer) for r in pictures.as_list(references))
         requests = []
         for original, text, own in zip(originals, instructions, seeds, strict=True):
             source = _resized(original, longer)
             size = (source.width if width is None else width, source.height if height is None else height)
-            requests += [Request(text, *size, seed=s, references=(source, *extra), **values) for s in own]
-        results = self.run(requests, fast_batch=fast_batch, on_step=on_step)
-        if not keep_size:
-            return results
-        return [_scaled(result, originals[i // num_images].size) for i, result in enumerate(results)]
+            kept = original.size if keep_size else None
+            requests += [
+                Request(text, *size, seed=s, references=(source, *extra), keep_size=kept, **values) for s in own
+            ]
+        return self.run(requests, fast_batch=fast_batch, on_step=on_step)
 
     def describe(
         self,
@@ -173,6 +165,8 @@ class UniPic:
         check_text("question", asked)
         check_whole("number of new tokens", limit, 1, 32_768)
         shown = [pictures.load(i) for i in pictures.as_list(image)]
+        if not shown:
+            raise BadInput("there is no picture to describe", "an empty list", "give at least one")
         for picture in shown:
             if max(picture.size) > 200 * min(picture.size):  # what Qwen's image processor refuses
                 raise BadInput("the picture is too elongated", f"{picture.width}x{picture.height} pixels", "crop it")
@@ -241,9 +235,3 @@ def _seeds(seed: int | Sequence[int], texts: int, num_images: int) -> list[list[
 def _resized(picture: Image, longer_side: int) -> Image:
     """At its working size (bicubic, as published)."""
     return picture.resize(pictures.working_size(picture.size, longer_side, EDIT_MULTIPLE))
-
-
-def _scaled(result: Image, size: tuple[int, int]) -> Image:
-    scaled = result.resize(size, Resampling.LANCZOS)
-    scaled.info.update(result.info)
-    return scaled

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from unipic.errors import BadInput
 
@@ -23,6 +23,20 @@ MAX_GUIDANCE = 100.0
 MAX_PICTURES = 256
 MAX_PROMPT = 16_384  # characters
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
+
+# The defaults of the published scripts, for folders that bring none.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "generate": {"width": 384, "height": 512, "steps": 50, "guidance_scale": 3.5, "negative_prompt": ""},
+    "edit": {
+        "image_size": 512,
+        "steps": 50,
+        "guidance_scale": 3.5,
+        "negative_prompt": "blurry, low quality, low resolution, distorted, deformed, broken content, missing parts, "
+        "damaged details, artifacts, glitch, noise, pixelated, grainy, compression artifacts, bad composition, "
+        "wrong proportion, incomplete editing, unfinished, unedited areas.",
+    },
+    "describe": {"question": "Describe the image in detail.", "max_new_tokens": 512},
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,8 @@ class SkipLayerGuidance:
 class Request:
     """One picture to be made: a generation, or, with references, an edit of the first of them.
 
-    width, height: pixels of the result. references: RGB pictures at their working size.
+    width, height: pixels that it is made at. references: RGB pictures at their working size. keep_size: pixels that the
+    result is scaled to.
     guidance_interval: the noise levels (σ, low and high) between which guidance acts; None is everywhere.
     """
 
@@ -80,6 +95,7 @@ class Request:
     guidance_interval: tuple[float, float] | None = None
     skip_layers: SkipLayerGuidance | None = None
     references: tuple[Image, ...] = field(default=(), repr=False)
+    keep_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
@@ -87,11 +103,16 @@ class Request:
         check_whole("seed", self.seed, 0, MAX_SEED)
         check_whole("number of steps", self.steps, 1, MAX_STEPS)
         check_number("guidance scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        if self.guidance_interval is not None:
-            low, high = self.guidance_interval
+        if (interval := self.guidance_interval) is not None:
+            if not isinstance(interval, tuple) or len(interval) != 2:
+                raise BadInput("the guidance interval is no pair", f"got {interval!r}", "give (low, high)")
+            low, high = interval
             check_number("guidance interval", low, 0.0, 1.0)
             check_number("guidance interval", high, low, 1.0)
         if (skip := self.skip_layers) is not None:
+            if not self.guided:
+                where = f"the guidance scale is {self.guidance_scale:g}"
+                raise BadInput("skip-layer guidance needs guidance", where, "raise the guidance scale above 1")
             check_number("skip-layer guidance scale", skip.scale, 0.0, MAX_GUIDANCE)
             check_number("skip-layer guidance start", skip.start, 0.0, 1.0)
             check_number("skip-layer guidance stop", skip.stop, skip.start, 1.0)
@@ -122,7 +143,8 @@ def check_text(name: str, text: object, *, may_be_empty: bool = False) -> None:
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
     """Refuse what is not a whole number from low to high."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)  # also numpy's
+    if not whole or not low <= int(value) <= high:  # type: ignore[call-overload]
         raise BadInput(f"the {name} is out of range", f"got {value!r}", f"give a whole number from {low} to {high}")
 
 

@@ -6,7 +6,6 @@ by shape, and only then put in. Attributes are never set by names that a file br
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from inspect import signature
@@ -19,7 +18,7 @@ from transformers import T5EncoderModel
 
 from unipic.errors import BadModel, UnipicError
 from unipic.models.folder import FORMAT_VERSION, LAYOUTS, ModelFolder, did_you_mean
-from unipic.models.weights import check_tensors, read_tensors, write_tensors
+from unipic.models.weights import check_tensors, file_sha256, read_tensors, write_tensors
 
 T = TypeVar("T")
 MAX_LAYERS = 1000
@@ -134,10 +133,7 @@ def write_manifest(folder: Path, defaults: Mapping[str, Any]) -> None:
         json.dumps({"format_version": FORMAT_VERSION, "defaults": defaults}, indent=2, sort_keys=True) + "\n"
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-    entries = {
-        str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-        for p in files
-    }
+    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_sha256(p)} for p in files}
     (folder / "manifest.json").write_text(
         json.dumps({"format_version": FORMAT_VERSION, "files": entries}, indent=2, sort_keys=True) + "\n"
     )

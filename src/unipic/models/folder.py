@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.resources
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unipic.errors import BadInput, BadModel
+from unipic.errors import BadModel
 from unipic.models.weights import HashCache
+from unipic.types import DEFAULTS
 
 FORMAT_VERSION = 1
-DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
-EMBEDDED = ("tiny", "tiny-kontext")
 JSON_LIMIT = 64 * 2**20  # bytes; the tokenizer.json of Qwen2.5 takes 7 MB
 
 
@@ -251,11 +249,12 @@ class ModelFolder:
         if not isinstance(defaults, dict):
             raise BadModel("its defaults are no object", str(path), "correct it")
         for task, values in defaults.items():
-            known = _DEFAULT_KEYS.get(task)
+            known = DEFAULTS.get(task)
             if known is None or not isinstance(values, dict):
-                raise BadModel(f"unknown task {task!r}{did_you_mean(task, _DEFAULT_KEYS)}", str(path), "correct it")
+                raise BadModel(f"unknown task {task!r}{did_you_mean(task, DEFAULTS)}", str(path), "correct it")
             for key, value in values.items():
-                if key not in known or not isinstance(value, known[key]):
+                kinds = (int, float) if isinstance(known.get(key), float) else (type(known.get(key)),)
+                if key not in known or type(value) not in kinds:
                     raise BadModel(f"bad default {key!r}: {value!r}{did_you_mean(key, known)}", str(path), "correct it")
         return defaults
 
@@ -268,77 +267,6 @@ class ModelFolder:
         files += [("mllm", p) for p in mllm.weights("mllm", at="")] if mllm else []
         lines = [f"{component}/{path.name} {self.hashes.sha256(path)}\n" for component, path in files]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-_DEFAULT_KEYS: dict[str, dict[str, Any]] = {
-    "generate": {"width": int, "height": int, "steps": int, "guidance_scale": (int, float), "negative_prompt": str},
-    "edit": {"image_size": int, "steps": int, "guidance_scale": (int, float), "negative_prompt": str},
-    "describe": {"max_new_tokens": int},
-}
-
-
-def find_model(name: str, *, download: bool = True) -> ModelFolder:
-    """The folder behind a name: "tiny", a path, or a hub name (from its cache, else downloaded)."""
-    if name in EMBEDDED:
-        return ModelFolder(Path(str(importlib.resources.files("unipic"))) / "assets" / name, name)
-    try:
-        path = Path(name).expanduser()
-        if name and path.is_dir():
-            return ModelFolder(path, path.resolve().name)
-        if path.is_file():
-            raise BadInput("a file stands where a model's folder is needed", name, "give the folder that holds it")
-    except (OSError, ValueError, RuntimeError):  # a name too long, a home that nobody has
-        raise BadInput("this is no model's name", name, "give tiny, a folder, or a hub name") from None
-    if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name, re.ASCII):
-        return ModelFolder(_hub_snapshot(name, download), name)
-    raise BadInput(f"there is no such model{did_you_mean(name, EMBEDDED)}", name, "give tiny, a folder, or a hub name")
-
-
-def _hub_snapshot(name: str, download: bool) -> Path:
-    """A repository's snapshot in the hub's cache. Only data is ever asked for: no pickles, no Python."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
-        pass
-    try:
-        if download:
-            return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception:  # many libraries deep: no network, no such repository, no access
-        pass
-    raise BadInput(
-        "this model is neither a folder here nor in the hub's cache, and could not be downloaded"
-        if download
-        else "this model is not in the hub's cache",
-        name,
-        f"run `hf download {name}` where there is a network, or give a folder",
-    )
-
-
-def find_mllm(model: ModelFolder, name: str | None) -> ModelFolder | None:
-    """The understanding half: as named, else inside the model, else the published one if it was downloaded before.
-
-    None for a Kontext model without one: it generates and edits by itself.
-    """
-    kind = model.kind  # a folder that is no model is refused here
-    if name is not None:
-        folder = find_model(name)
-        return replace(folder, inside="mllm") if folder.has("mllm") else folder
-    if model.has("mllm"):
-        return replace(model, inside="mllm")
-    if kind == "kontext":
-        return None
-    try:
-        return find_model(DEFAULT_MLLM, download=False)
-    except BadInput:
-        raise BadInput(
-            f"the model {model.name!r} needs its multimodal language model, which is not here",
-            f"neither {model.root / 'mllm'} nor {DEFAULT_MLLM} in the hub's cache",
-            f"give --mllm FOLDER, or --mllm {DEFAULT_MLLM} to download it (16 GB)",
-        ) from None
 
 
 def check_version(content: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from unipic.errors import BadInput, UnipicError
 from unipic.models.checkpoint import stored_once
-from unipic.models.folder import LAYOUTS, ModelFolder, find_mllm, find_model
+from unipic.models.find import find_mllm, find_model
+from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.models.kontext import blank_transformer
 from unipic.models.metaquery import blank_conditioner
 from unipic.models.mllm import blank_mllm, current_name, load_companions
@@ -44,10 +45,10 @@ _BLANKS: dict[str, Callable[[ModelFolder], Any]] = {
 
 def report_of(name: str, mllm: str | None = None) -> dict[str, Any]:
     """What `unipic info` prints: kind, components, hash of all weights, completeness."""
-    folder = find_model(name)
+    folder = find_model(name, download=False)
     missing = None
     try:
-        language = find_mllm(folder, mllm)
+        language = find_mllm(folder, mllm, download=False)
     except BadInput as error:
         language, missing = None, Holding("mllm", problem=f"{error.what}: {error.where}")
     rows = [*inventory(folder, language), *([missing] if missing else [])]
@@ -84,9 +85,8 @@ def _fill_in(holding: Holding, folder: ModelFolder, component: str, at: str | No
     if component.startswith("tokenizer"):
         read_tokenizer(folder, component)
     if component == "scheduler":
-        spec = ModelSpec(folder)
-        assert spec.shift
-        assert spec.fits
+        ModelSpec(folder).check_schedule()
+        ModelSpec(folder).check_parts()
     if LAYOUTS[component].weights is None:
         return
     files = folder.weights(component, at)

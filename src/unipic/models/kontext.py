@@ -22,7 +22,10 @@ from unipic.models.folder import ModelFolder
 
 
 class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]  # diffusers is untyped
-    """SD3's multimodal diffusion transformer with references."""
+    """SD3's multimodal diffusion transformer with references.
+
+    Called by `sampling.guided` and by training, not by diffusers' pipelines: it returns the velocity itself.
+    """
 
     def forward(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from unipic.errors import BadInput, BadModel
 from unipic.models.folder import ModelFolder
-from unipic.models.weights import read_tensors
+from unipic.models.weights import file_sha256, read_metadata, read_tensors
 
 _FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _PREFIXES = ("base_model.model.", "transformer.")
@@ -22,7 +21,8 @@ _PREFIXES = ("base_model.model.", "transformer.")
 def merge_lora(transformer: nn.Module, source: str) -> None:
     """W ← W + (α/r)·B·A for each adapted linear layer. source: a .safetensors file, or a folder that holds one.
 
-    α comes from `<layer>.alpha` tensors, else from `adapter_config.json` beside the file (peft), else α = r.
+    α comes from `<layer>.alpha` tensors, else from `adapter_config.json` beside the file (peft), else from the file's
+    metadata (diffusers), else α = r.
     """
     path, config = _find(source)
     tensors: dict[str, Tensor] = {}
@@ -59,7 +59,7 @@ def _merge(layer: nn.Linear, name: str, tensors: dict[str, Tensor], config: dict
 
 def lora_hash(source: str) -> str:
     """SHA-256 of the adapter's file."""
-    return hashlib.sha256(_find(source)[0].read_bytes()).hexdigest()
+    return file_sha256(_find(source)[0])
 
 
 def _find(source: str) -> tuple[Path, dict[str, Any]]:
@@ -74,7 +74,8 @@ def _find(source: str) -> tuple[Path, dict[str, Any]]:
         raise BadInput(
             "there is no adapter", source, f"give a .safetensors file, or a folder with {' or '.join(_FILES)}"
         )
-    config = folder.json("adapter_config.json") if folder.has("adapter_config.json") else {}
+    file = folder.file(names[0])
+    config = folder.json("adapter_config.json") if folder.has("adapter_config.json") else _stored_config(file)
     if not math.isfinite(alpha if isinstance(alpha := config.get("lora_alpha", 1), int | float) else math.nan):
         where = str(root / "adapter_config.json")
         raise BadModel(f"lora_alpha is {alpha!r}, no number", where, "save or download the adapter again")
@@ -85,7 +86,16 @@ def _find(source: str) -> tuple[Path, dict[str, Any]]:
                 str(root / "adapter_config.json"),
                 json.dumps(config[option]),
             )
-    return folder.file(names[0]), config
+    return file, config
+
+
+def _stored_config(file: Path) -> dict[str, Any]:
+    """What diffusers writes into the file's header in place of an adapter_config.json."""
+    try:
+        stored = json.loads(read_metadata(file).get("lora_adapter_metadata", "{}"))
+        return {key.removeprefix("transformer."): value for key, value in stored.items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise BadModel("the adapter's metadata is no JSON object", str(file), "save or download it again") from None
 
 
 def _layer_name(key: str) -> str:

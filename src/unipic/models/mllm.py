@@ -36,9 +36,21 @@ SPECIALS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "
 
 
 class MLLM:
-    """The model, its tokenizer and its image processor."""
+    """The model, its tokenizer and its image processor.
 
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, generation: Any) -> None:
+    device, dtype: where and in what it computes; its parameters may wait elsewhere (offloading) or be stored in 8 bits.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        generation: Any,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.device, self.dtype = device or model.device, dtype or model.dtype
         self.model, self.tokenizer = model, tokenizer
         self.image_processor, self.generation = image_processor, generation
         self.special: dict[str, int] = {token: tokenizer.get_vocab()[token] for token in SPECIALS}
@@ -54,7 +66,7 @@ class MLLM:
         one-dimensional, the count of attended tokens, on all three axes of M-RoPE, also for pictures: the published
         code gives the model no token ids to find pictures by, and the weights are trained so.
         """
-        device = self.model.device
+        device = self.device
         # A token of the language model then covers the 32×32 pixels that a 2×2 patch of latents covers.
         grids, seen = self._see([self._pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for p in pictures])
         rows = [torch.tensor(self._turn(text, grids)) for text in texts]
@@ -65,7 +77,7 @@ class MLLM:
         positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
 
         embeds = self._embed(ids.to(device), seen)
-        embeds = torch.cat([embeds, queries.to(embeds.dtype).expand(len(rows), -1, -1)], dim=1)
+        embeds = torch.cat([embeds, queries.to(embeds.device, embeds.dtype).expand(len(rows), -1, -1)], dim=1)
         output = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         )
@@ -77,7 +89,7 @@ class MLLM:
         """The answer, piece by piece; greedy, so the same question has the same answer."""
         inputs = [self._pixels(p) for p in pictures]
         grids = [grid for _, grid in inputs]
-        ids = torch.tensor([self._turn(question, grids)], device=self.model.device)
+        ids = torch.tensor([self._turn(question, grids)], device=self.device)
         image_mask = ids == self.special["<|image_pad|>"]
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
@@ -89,7 +101,7 @@ class MLLM:
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     mm_token_type_ids=image_mask.int(),
-                    pixel_values=torch.cat([pixels for pixels, _ in inputs]).to(ids.device, self.model.dtype),
+                    pixel_values=torch.cat([pixels for pixels, _ in inputs]).to(ids.device, self.dtype),
                     image_grid_thw=torch.stack(grids).to(ids.device),
                     generation_config=self.generation,
                     max_new_tokens=max_new_tokens,
@@ -138,8 +150,8 @@ class MLLM:
             return [], None
         grids = [grid for _, grid in inputs]
         tower = self.model.model.visual
-        patches = torch.cat([pixels for pixels, _ in inputs]).to(self.model.device, tower.dtype)
-        return grids, tower(patches, grid_thw=torch.stack(grids).to(self.model.device)).pooler_output
+        patches = torch.cat([pixels for pixels, _ in inputs]).to(self.device, self.dtype)
+        return grids, tower(patches, grid_thw=torch.stack(grids).to(self.device)).pooler_output
 
     def _embed(self, ids: Tensor, seen: Tensor | None) -> Tensor:
         embeds: Tensor = self.model.get_input_embeddings()(ids)
@@ -164,8 +176,8 @@ def blank_mllm(folder: ModelFolder) -> Any:
     return blank_transformers(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, config, folder.path)
 
 
-def load_mllm(folder: ModelFolder, dtype: torch.dtype) -> MLLM:
-    """Qwen2.5-VL from its own published folder."""
+def load_mllm(folder: ModelFolder, dtype: torch.dtype, device: torch.device) -> MLLM:
+    """Qwen2.5-VL from its own published folder; device: where it will compute."""
     blank = blank_mllm(folder)
     stored = read_component(folder, "mllm", None, at="")
     tensors = {current_name(name): tensor for name, tensor in stored.items()}
@@ -173,7 +185,7 @@ def load_mllm(folder: ModelFolder, dtype: torch.dtype) -> MLLM:
         twice = next(name for name in stored if name != current_name(name) and current_name(name) in stored)
         raise BadModel(f"a tensor is stored under two names: {twice!r}", str(folder.path), "download the model again")
     model = fill_transformers(blank, tensors, folder.path, dtype)
-    return MLLM(model, *load_companions(folder, model))
+    return MLLM(model, *load_companions(folder, model), device, dtype)
 
 
 def load_companions(folder: ModelFolder, model: Any) -> tuple[Any, Any, Any]:

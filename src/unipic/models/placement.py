@@ -47,7 +47,7 @@ class Placement:
                 f"unknown quantization {quantize!r}", "--quantize", f"choose {', '.join(get_args(Quantize))}"
             )
         # bf16 is 8 to 158 times slower than fp32 on CPUs without matrix units.
-        auto = {"cuda": torch.bfloat16, "mps": torch.float16}.get(place.type, torch.float32)
+        auto = {"cuda": torch.bfloat16, "mps": torch.bfloat16}.get(place.type, torch.float32)
         return cls(place, auto if dtype == "auto" else DTYPES[dtype], offload, quantize)  # type: ignore[arg-type]
 
 
@@ -71,8 +71,7 @@ def _device(name: str) -> torch.device:
 class Part(Generic[T]):
     """One part of a model: loaded when first used, placed as asked.
 
-    load: makes it, on the CPU. modules: its torch modules. release: with offloading, forget it after each use.
-    quantize: whether it is large enough for 8-bit weights.
+    load: makes it, on the CPU. modules: its torch modules. quantize: whether it is large enough for 8-bit weights.
     """
 
     def __init__(
@@ -81,11 +80,9 @@ class Part(Generic[T]):
         modules: Callable[[T], list[nn.Module]],
         placement: Placement,
         *,
-        release: bool = False,
         quantize: bool = False,
     ) -> None:
-        self._load, self._modules, self._placement = load, modules, placement
-        self._release, self._quantize = release, quantize
+        self._load, self._modules, self._placement, self._quantize = load, modules, placement, quantize
         self._part: T | None = None
 
     @property
@@ -93,8 +90,11 @@ class Part(Generic[T]):
         return self._part
 
     @contextmanager
-    def use(self) -> Iterator[T]:
-        """The part, on its device; with `model` offloading it leaves the device afterwards."""
+    def use(self, *, release: bool = False) -> Iterator[T]:
+        """The part, on its device; with `model` offloading it leaves the device afterwards.
+
+        release: with any offloading, forget it afterwards: an encoder has done its work before sampling starts.
+        """
         part = self._get()
         moves = self._placement.offload == "model" and self._placement.device.type != "cpu"
         try:
@@ -102,7 +102,7 @@ class Part(Generic[T]):
                 self._move(part, self._placement.device)
             yield part
         finally:
-            if self._placement.offload != "none" and self._release:
+            if self._placement.offload != "none" and release:
                 self._part = None
                 del part
                 gc.collect()
@@ -141,7 +141,7 @@ def quantize_weights(module: nn.Module, how: Quantize, compute_dtype: torch.dtyp
     if how == "fp8":
         from diffusers.hooks import apply_layerwise_casting
 
-        keep: Any = ("pos_embed", "norm", "embed_tokens", "shared", "lm_head")
+        keep: Any = ("pos_embed", "patch_embed", "norm", "embed_tokens", "shared", "lm_head")
         apply_layerwise_casting(module, torch.float8_e4m3fn, compute_dtype, skip_modules_pattern=keep)
         return
     try:

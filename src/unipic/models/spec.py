@@ -28,6 +28,10 @@ class ModelSpec:
     def __init__(self, folder: ModelFolder) -> None:
         self.folder = folder
 
+    def check_schedule(self) -> None:
+        """Raise BadModel for a schedule that we do not know."""
+        _ = self.shift
+
     @cached_property
     def shift(self) -> float:
         """The schedule's shift; a schedule that we do not know is refused."""
@@ -76,9 +80,8 @@ class ModelSpec:
             )
         return value
 
-    @cached_property
-    def fits(self) -> bool:
-        """That the parts belong together; raises BadModel, naming both, if they do not."""
+    def check_parts(self) -> None:
+        """Raise BadModel, naming both, for parts that do not belong together."""
         whole = self._whole
         self._same("vae", "latent_channels", whole("vae", "latent_channels", 4), "in_channels", 16)
         if self.folder.kind == "metaquery":
@@ -92,7 +95,6 @@ class ModelSpec:
             self._same(
                 "text_encoder_3", "d_model", whole("text_encoder_3", "d_model", 512), "joint_attention_dim", 4096
             )
-        return True
 
     def _same(self, part: str, key: str, value: int, theirs: str, default: int) -> None:
         if value != (wanted := self._whole("transformer", theirs, default)):
@@ -101,10 +103,14 @@ class ModelSpec:
             raise BadModel(what, where, "these parts are not of one model")
 
     def check_request(self, request: Request) -> None:
-        """Refuse a request that the model has no positions or layers for; and a model whose parts do not fit."""
-        assert self.fits
+        """Refuse a request that the model has no positions or layers for."""
         self.check_side("width", request.width, self.size_multiple)
         self.check_side("height", request.height, self.size_multiple)
+        for picture in request.references:
+            if picture.mode != "RGB":
+                raise BadInput(f"a reference is {picture.mode}, not RGB", f"{picture.size}", "load it by pictures.load")
+            self.check_side("width of a reference", picture.width, self.size_multiple)
+            self.check_side("height of a reference", picture.height, self.size_multiple)
         for layer in request.skip_layers.layers if request.skip_layers else ():
             check_whole("skipped layer", layer, 0, self.layers - 1)
 

@@ -6,6 +6,7 @@ up to 256 more tokens, after them. No attention mask is used, as in SD3's own pi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from unipic.errors import PromptCut, one_line
 from unipic.models.checkpoint import blank_transformers, fill_transformers, read_component
 from unipic.models.folder import ModelFolder
 from unipic.models.tokenizers import check_ids, load_tokenizer, special_texts
@@ -52,7 +54,13 @@ class TextEncoders:
             output = clip(ids, output_hidden_states=True)
             tokens.append(output.hidden_states[-2])
             pooled.append(output.text_embeds)
-        ids = token_ids(self.t5_tokenizer, prompts, min(T5_LENGTH, self.t5_tokenizer.model_max_length))
+        t5_length = min(T5_LENGTH, self.t5_tokenizer.model_max_length)
+        for prompt in prompts:  # what CLIP loses, T5 still reads; what T5 loses, nobody does
+            if len(self.t5_tokenizer(prompt, truncation=False, verbose=False).input_ids) > t5_length:
+                warnings.warn(
+                    f"only the first {t5_length} tokens are read of: {one_line(prompt)}", PromptCut, stacklevel=2
+                )
+        ids = token_ids(self.t5_tokenizer, prompts, t5_length)
         long = self.t5(ids.to(self.t5.device)).last_hidden_state
         short = torch.cat(tokens, dim=-1)
         short = pad(short, (0, long.shape[-1] - short.shape[-1]))

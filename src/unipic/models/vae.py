@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
-from unipic.errors import BadModel
+from unipic.errors import BadModel, UnipicError
 from unipic.models.checkpoint import blank_diffusers, fill, read_component
 from unipic.models.folder import ModelFolder
 
@@ -55,6 +55,9 @@ class VAE:
         raw = raw / self.scale + self.shift
         self._tile(latent.shape[-1] * latent.shape[-2] * self.factor**2)
         pixels = self.module.decode(raw, return_dict=False)[0]
+        if not pixels.isfinite().all():
+            what = f"the model computed NaN or Inf in {str(self.module.dtype).removeprefix('torch.')}"
+            raise UnipicError(what, "while decoding the picture", "use --dtype bf16 or fp32")
         levels = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
         return fromarray((levels * 255).round().astype(np.uint8))
 

@@ -28,6 +28,7 @@ from unipic.errors import BadModel
 HEADER_LIMIT = 16 * 2**20  # bytes; the header of a model of 10,000 tensors takes about one million
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 _BITS |= {"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+METADATA = "__metadata__"
 _NAME = re.compile(r"(?!__)\w+(\.(?!__)\w+)*", re.ASCII)
 
 
@@ -68,10 +69,17 @@ def read_header(path: Path) -> dict[str, Entry]:
         raise bad("its header is not JSON") from None
     if not isinstance(header, dict):
         raise bad("its header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise bad("its metadata is not text")
     return _checked_entries(header, size - 8 - length, bad)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free texts beside the tensors of a sound file."""
+    read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _no_constant(name: str) -> None:
@@ -173,11 +181,16 @@ def check_tensors(found: Mapping[str, Tensor | Entry], expected: Mapping[str, Te
             raise BadModel(what, str(where), "the weights do not belong to this config.json")
 
 
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class HashCache:
     """SHA-256 of files, remembered by path, size and time of change: hashing 16 GB takes most of a minute."""
 
     def __init__(self, path: Path | None = None) -> None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # never raises, unlike Path's
         self.path = path or home / "unipic" / "hashes.json"
 
     def sha256(self, path: Path) -> str:
@@ -186,8 +199,7 @@ class HashCache:
         key = f"{real}|{stat.st_size}|{stat.st_mtime_ns}"
         known = self._read()
         if key not in known:
-            with real.open("rb") as file:
-                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            known[key] = file_sha256(real)
             stale = [k for k in known if k.startswith(f"{real}|") and k != key]
             self._write({k: v for k, v in known.items() if k not in stale})
         return known[key]
