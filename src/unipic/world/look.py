@@ -1,0 +1,367 @@
+"""Finding objects in a picture from its pixels alone.
+
+The ground is the palette's colour that most of the border shows. What differs from it falls into pieces; a piece is an
+object if its silhouette is a shape of a known size, its colour has a name, and nothing else is mixed in. Everything
+else is debris. Nothing here knows how the picture was drawn: silhouettes are compared by overlap, textures by the
+pattern within the contour, so that blur, noise and other drawing libraries are tolerated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from unipic.world.render import mask
+from unipic.world.scene import (
+    BACKGROUNDS,
+    CHROMA_SHARE,
+    COLORS,
+    DIAMETERS,
+    LETTERS,
+    SHAPES,
+    TO_VIEW,
+    TONES,
+    textures_of,
+)
+
+Array = NDArray[np.float32]
+Box = tuple[int, int, int, int]
+
+GROUND_TOLERANCE = 26.0  # RGB distance of the ground from its name, before tone
+BORDER_SHARE = 0.8  # of the outermost pixels that must be ground
+FLOOR = 24.0  # least seen difference from the ground, in light tone
+HALO = 0.42  # of the strongest difference within four pixels, below which a pixel is ground
+BLURS = (0.0, 0.7, 1.1)  # that templates are compared at, pixels
+LEAST_AREA = 14  # pixels; smaller pieces are specks
+LEAST_DEBRIS = 20  # pixels that spoil a picture
+LEAST_OVERLAP = 0.78  # intersection over union of silhouettes
+LEAST_LETTER_OVERLAP = 0.62  # fonts differ
+LETTER_MARGIN = 0.04  # by which a letter must fit better than a shape that also fits
+COLOR_TOLERANCE = 42.0  # RGB distance from a name, tone taken out
+COLOR_CLARITY = 0.6  # the nearest name is at most this share as far as the second
+# How much of luma and chroma an object's strongest pixels may have lost: of luma nothing within a solid object; more in
+# a small or thin-lined one, since JPEG keeps half of the chroma; most where the pattern itself is found blurred.
+SOLID_FADING = (1.0, 1.25)
+SMALL_FADING = (1.1, 1.45)
+THIN_FADING = ((1.2, 2.1), (1.4, 2.2), (1.6, 2.2))  # by the blur of the template that fits best
+MOST_MIXING = 0.30  # mean distance of a piece's pixels from the line ground–colour, of that line's length
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object that was found. x, y: its centre; box: left, top, right, bottom; in pixels. quality: overlap, 0–1."""
+
+    shape: str
+    color: str
+    texture: str
+    size: str
+    x: float
+    y: float
+    box: Box
+    quality: float
+
+
+@dataclass(frozen=True)
+class Debris:
+    """A piece of the picture that is neither ground nor a well-formed object, and why."""
+
+    box: Box
+    area: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class View:
+    """All that was found. background, tone: None where the ground has no name; then nothing else is looked for."""
+
+    background: str | None
+    tone: str | None
+    objects: tuple[Seen, ...]
+    debris: tuple[Debris, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is a named ground, and no debris but specks: what is half drawn, merged or shines through."""
+        return self.background is not None and not any(d.area >= LEAST_DEBRIS for d in self.debris)
+
+
+def look(picture: Image.Image) -> View:
+    """Ground, objects and debris of an RGB picture."""
+    pixels = np.asarray(picture.convert("RGB"), np.float32)
+    named = _ground(pixels)
+    if named is None:
+        return View(None, None, (), ())
+    background, tone, ground = named
+    difference = pixels - ground
+    # Luma counts most: JPEG keeps half of the chroma's resolution.
+    distance = np.sqrt(np.square(difference @ TO_VIEW).sum(-1))
+    # Within reach of a strong colour its halo, which blur and JPEG make, is ground too.
+    outside = _outside(distance <= np.maximum(FLOOR * TONES[tone], HALO * _strongest_near(distance)))
+    found = [_identify(piece, box, difference, outside, ground, TONES[tone]) for piece, box in _pieces(~outside)]
+    objects = tuple(f for f in found if isinstance(f, Seen))
+    return View(background, tone, objects, tuple(f for f in found if isinstance(f, Debris)))
+
+
+def _ground(pixels: Array) -> tuple[str, str, Array] | None:
+    """Name, tone and exact colour of the ground."""
+    border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
+    border = np.concatenate([border, pixels[:, -2:].reshape(-1, 3)])
+    color = np.median(border, axis=0)
+    best = min(
+        ((b, t) for b in BACKGROUNDS for t in TONES),
+        key=lambda bt: float(np.square(np.array(BACKGROUNDS[bt[0]]) * TONES[bt[1]] - color).sum()),
+    )
+    wanted = np.array(BACKGROUNDS[best[0]]) * TONES[best[1]]
+    near = np.sqrt(np.square(border - color).sum(-1)) <= max(20.0, 34.0 * TONES[best[1]])
+    if np.linalg.norm(wanted - color) > GROUND_TOLERANCE or near.mean() < BORDER_SHARE:
+        return None
+    return (*best, color)
+
+
+def _label(field: NDArray[np.bool_], reach: int) -> list[list[tuple[int, int, int]]]:
+    """Connected pieces as lists of (row, start, end). reach: 1 joins diagonal neighbours, 0 does not."""
+    edges = np.diff(np.pad(field, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    spans = list(zip(rows.tolist(), starts.tolist(), np.nonzero(edges == -1)[1].tolist(), strict=True))
+    parent = list(range(len(spans)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    above = 0  # the first span that may touch the present one
+    for i, (y, start, end) in enumerate(spans):
+        while spans[above][0] < y - 1 or (spans[above][0] == y - 1 and spans[above][2] + reach <= start):
+            above += 1
+        other = above
+        while spans[other][0] == y - 1 and spans[other][1] < end + reach:
+            parent[root(other)] = root(i)
+            other += 1
+    groups: dict[int, list[tuple[int, int, int]]] = {}
+    for i, span in enumerate(spans):
+        groups.setdefault(root(i), []).append(span)
+    return list(groups.values())
+
+
+def _strongest_near(field: Array) -> Array:
+    """The maximum within four pixels, in a square."""
+    for axis in (0, 1):
+        for step in (1, 2, 1):  # windows of 3, 7, 9
+            wide = np.pad(field, [(step, step) if a == axis else (0, 0) for a in (0, 1)])
+            n = field.shape[axis]
+            field = np.maximum(
+                np.maximum(wide.take(range(n), axis), wide.take(range(2 * step, n + 2 * step), axis)), field
+            )
+    return field
+
+
+def _outside(ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Ground that is connected with the picture's edge; holes within objects are not."""
+    padded = np.pad(ground, 1, constant_values=True)
+    outside = np.zeros_like(padded)
+    first = next(group for group in _label(padded, 0) if group[0][:2] == (0, 0))
+    for y, start, end in first:
+        outside[y, start:end] = True
+    return outside[1:-1, 1:-1]
+
+
+def _pieces(inside: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Box]]:
+    """Connected pieces, holes filled, each with its box."""
+    found = []
+    for group in _label(inside, 1):
+        top, bottom = group[0][0], group[-1][0] + 1
+        left, right = min(s for _, s, _ in group), max(e for _, _, e in group)
+        piece = np.zeros((bottom - top, right - left), bool)
+        for y, start, end in group:
+            piece[y - top, start - left : end - left] = True
+        found.append((piece, (left, top, right, bottom)))
+    return found
+
+
+def _identify(
+    piece: NDArray[np.bool_], box: Box, difference: Array, outside: NDArray[np.bool_], ground: Array, tone: float
+) -> Seen | Debris:
+    left, top, right, bottom = box
+    height, width = outside.shape
+    area = int(piece.sum())
+    if area < LEAST_AREA:
+        return Debris(box, area, "a speck")
+    if left == 0 or top == 0 or right == width or bottom == height:
+        return Debris(box, area, "cut by the edge")
+    window = (slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2))
+    local = difference[window]
+    own = np.zeros(local.shape[:2], bool)
+    own[top - window[0].start : bottom - window[0].start, left - window[1].start : right - window[1].start] = piece
+    reach = _grown(own)
+    local = np.where(reach[..., None], local, 0)
+
+    viewed = local @ TO_VIEW
+    strength = np.sqrt(np.square(viewed).sum(-1))
+    core = strength >= np.quantile(strength[own], 0.85)
+    color = np.median(local[core], axis=0)
+    toward = color @ TO_VIEW
+    alpha = (viewed @ toward) / float(toward @ toward)
+    off_line = np.sqrt(np.square(viewed - alpha[..., None] * toward).sum(-1))
+    if off_line[own].mean() > MOST_MIXING * np.linalg.norm(toward):
+        return Debris(box, area, "several colours in one")
+    alpha = alpha.clip(0, 1)
+    edge = _grown(~own) & own
+    filled = np.where(own & ~edge, 1.0, np.where(reach, alpha, 0.0)).astype(np.float32)
+
+    match = _match(alpha.astype(np.float32), filled, own)
+    if match is None:
+        return Debris(box, area, "no known shape")
+    shape, diameter, texture, blur, overlap, (cy, cx) = match
+    fading = THIN_FADING[blur]
+    if texture == "filled" and not blur:
+        thick = shape in SHAPES and shape != "ring" and diameter > DIAMETERS["small"]
+        fading = SOLID_FADING if thick else SMALL_FADING
+    name = _color_name(color, ground, tone, fading)
+    if name is None:
+        return Debris(box, area, "no named colour")
+    x, y = window[1].start + cx, window[0].start + cy
+    size = next(s for s, d in DIAMETERS.items() if d == diameter)
+    return Seen(shape, name, texture, size, x, y, box, overlap)
+
+
+def _grown(field: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """One pixel further in all eight directions."""
+    p = np.pad(field, 1)
+    rows = p[:-2] | p[1:-1] | p[2:]
+    grown: NDArray[np.bool_] = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    return grown
+
+
+@cache
+def _silhouettes(diameter: int, side: int) -> tuple[tuple[str, ...], Array]:
+    """Filled shapes of a diameter, at each blur, centred in a square window."""
+    names = tuple(s for s in SHAPES if s != "ring")
+    images = [_blurred(_centred(mask(name, diameter), side), blur) for blur in BLURS for name in names]
+    return names * len(BLURS), np.stack(images)
+
+
+@cache
+def _patterns(shape: str, diameter: int, side: int) -> tuple[tuple[tuple[str, str], ...], Array]:
+    """A shape in its textures, at each blur; the circle's silhouette may also be a ring."""
+    size = next(s for s, d in DIAMETERS.items() if d == diameter)
+    names = [(shape, texture) for texture in textures_of(shape, size)]
+    names += [("ring", "filled")] if shape == "circle" else []
+    images = [_blurred(_centred(mask(s, diameter, t), side), blur) for blur in BLURS for s, t in names]
+    return tuple(names) * len(BLURS), np.stack(images)
+
+
+def _blurred(image: Array, radius: float) -> Array:
+    if not radius:
+        return image
+    picture = Image.fromarray((image * 255).round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(picture, np.float32) / 255
+
+
+def _centred(image: Array, side: int) -> Array:
+    before = (side - len(image)) // 2
+    after = side - len(image) - before
+    return np.pad(image, ((before, after), (before, after)))
+
+
+def _overlap(a: Array, many: Array) -> Array:
+    """Soft intersection over union of one image with each of many."""
+    low = np.minimum(a, many).sum((-2, -1))
+    high = np.maximum(a, many).sum((-2, -1))
+    return np.asarray(low / high, np.float32)
+
+
+def _match(
+    alpha: Array, filled: Array, own: NDArray[np.bool_]
+) -> tuple[str, int, str, int, float, tuple[float, float]] | None:
+    """Shape, diameter, texture, blur, overlap and centre (row, column in the window) of a piece; None if it is none."""
+    rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
+    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    middle = ((rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2)
+    best: tuple[str, int, str, int, float, tuple[float, float]] | None = None
+    pattern = 0.0
+    for diameter in DIAMETERS.values():
+        if not diameter - 4 <= longer <= diameter + 5:
+            continue
+        side = diameter + 8
+        for cy in {int(np.floor(middle[0])), int(np.ceil(middle[0]))}:
+            for cx in {int(np.floor(middle[1])), int(np.ceil(middle[1]))}:
+                shapes, templates = _silhouettes(diameter, side)
+                overlaps = _overlap(_cut(filled, cy, cx, side), templates)
+                shape, overlap = shapes[int(overlaps.argmax())], float(overlaps.max())
+                if overlap >= LEAST_OVERLAP and (best is None or overlap > best[4]):
+                    names, patterns = _patterns(shape, diameter, side)
+                    local = _cut(alpha, cy, cx, side)
+                    nearest = int(np.square(local - patterns).sum((-2, -1)).argmin())
+                    own_shape, texture = names[nearest]
+                    pattern = float(_overlap(local, patterns[nearest]))
+                    blur = nearest // (len(names) // len(BLURS))
+                    best = (own_shape, diameter, texture, blur, overlap, (float(cy), float(cx)))
+    letter = _letter(alpha, rows, columns)
+    if letter and (best is None or letter[1] > pattern + LETTER_MARGIN):
+        diameter = min(DIAMETERS.values(), key=lambda d: abs(d - longer))
+        best = (letter[0], diameter, "filled", 0, letter[1], middle)
+    return best
+
+
+def _cut(image: Array, cy: int, cx: int, side: int) -> Array:
+    """A square window around a point, zero beyond the image."""
+    half = side // 2
+    padded = np.pad(image, side)
+    return padded[cy - half + side : cy - half + 2 * side, cx - half + side : cx - half + 2 * side]
+
+
+LETTER_GRID = 20
+
+
+@lru_cache(maxsize=1)
+def _letters() -> tuple[Array, NDArray[np.float64]]:
+    """All letters stretched to one grid, and their width over height."""
+    images, aspects = [], []
+    for letter in LETTERS:
+        image = mask(letter, 28)
+        rows, columns = np.flatnonzero(image.max(1) > 0.5), np.flatnonzero(image.max(0) > 0.5)
+        crop = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        images.append(_stretched(crop))
+        aspects.append(crop.shape[1] / crop.shape[0])
+    return np.stack(images), np.array(aspects)
+
+
+def _stretched(crop: Array) -> Array:
+    return np.asarray(Image.fromarray(crop).resize((LETTER_GRID, LETTER_GRID), Image.Resampling.BILINEAR), np.float32)
+
+
+def _letter(alpha: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[str, float] | None:
+    crop = alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    longer = max(crop.shape)
+    if not any(abs(longer - d) <= 3 for d in DIAMETERS.values()):
+        return None
+    templates, aspects = _letters()
+    overlaps = _overlap(_stretched(crop), templates)
+    ratio = crop.shape[1] / crop.shape[0] / aspects
+    overlaps = np.where((ratio > 0.7) & (ratio < 1.4), overlaps, 0)
+    best = int(overlaps.argmax())
+    return (LETTERS[best], float(overlaps[best])) if overlaps[best] >= LEAST_LETTER_OVERLAP else None
+
+
+def _color_name(color: Array, ground: Array, tone: float, fading: tuple[float, float]) -> str | None:
+    """The name of a colour, given as its difference from the ground; None between two names, or far from all.
+
+    fading: by how much thin lines may have lost luma and chroma.
+    """
+    chroma = (color - color @ TO_VIEW) / (1 - CHROMA_SHARE)
+    luma = color - chroma
+    steps = [np.linspace(1.0, most, 8 if most > 1 else 1) for most in fading]
+    tried = (ground + steps[0][:, None, None] * luma + steps[1][None, :, None] * chroma).reshape(-1, 3) / tone
+    names = list(COLORS)
+    palette = np.array([COLORS[name] for name in names], np.float32)
+    distances = np.sqrt(np.square(tried[:, None] - palette).sum(-1)).min(0)
+    first, second = np.sort(distances)[:2]
+    if first > COLOR_TOLERANCE or first > COLOR_CLARITY * second:
+        return None
+    return names[int(distances.argmin())]
