@@ -260,7 +260,7 @@ def _blurred(image: Array, radius: float) -> Array:
     if not radius:
         return image
     picture = Image.fromarray((image * 255).round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(picture, np.float32) / 255
+    return np.asarray(picture, np.float32) / np.float32(255)
 
 
 def _centred(image: Array, side: int) -> Array:
