@@ -1,4 +1,4 @@
-"""Verdicts on prompts: right pictures pass, pictures of other scenes are judged as GenEval's rules say."""
+"""Verdicts on prompts and edits: right pictures pass, others are judged as GenEval's and GEdit's rules say."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipic.world import language, verify
+from unipic.world import edits, language, verify
+from unipic.world.edits import Edit
 from unipic.world.render import render
-from unipic.world.scene import Object, Scene, sample
+from unipic.world.scene import COLORS, Object, Scene, sample, visible
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RED = Object("circle", "red", "medium", "filled", 20, 20)
@@ -83,3 +84,72 @@ def test_objects_are_listed_with_their_places() -> None:
         ("circle", "red", "filled", 20.0, 20.0),
         ("square", "blue", "striped", 50.0, 20.0),
     }
+
+
+# --- edits ------------------------------------------------------------------------------------------------------------
+
+
+def drawn(count: int) -> list[Edit]:
+    return [edits.sample(seed, ("train", "test")[seed % 2]) for seed in range(count)]
+
+
+def test_true_targets_are_right_and_sources_are_not() -> None:
+    for edit in drawn(400):
+        source, target = render(edit.source), render(edit.target)
+        verdict = verify.edit(source, target, edit)
+        assert min(verdict.sc, verdict.pq) >= 9.5, (edit, verdict)
+        assert verify.edit(source, source, edit).sc <= 3, edit
+
+
+def test_a_fresh_scene_is_no_edit() -> None:
+    for seed, edit in enumerate(drawn(300)):
+        size = (edit.source.width, edit.source.height)
+        ground = {"background": edit.target.background, "tone": edit.target.tone}
+        fresh = replace(sample(seed + 70_000, "train", size=size), **ground)
+        assert verify.edit(render(edit.source), render(fresh), edit).sc <= 4, edit
+
+
+def test_one_more_object_changed_is_over_editing() -> None:
+    checked = 0
+    for edit in drawn(300):
+        kept = [o for o in edit.source.objects if o in edit.target.objects]
+        colors = [c for c in COLORS if kept and c != kept[0].color and visible(c, edit.target.background)]
+        if not kept or not visible(kept[0].color, edit.target.background):
+            continue
+        other = replace(kept[0], color=colors[0])
+        spoiled = replace(edit.target, objects=tuple(other if o == kept[0] else o for o in edit.target.objects))
+        assert verify.edit(render(edit.source), render(spoiled), edit).sc <= 6, edit
+        checked += 1
+    assert checked > 100
+
+
+def test_half_an_edit_is_worth_half() -> None:
+    """Of two changes, none, one and both done: SC rises."""
+    rising = 0
+    for seed in range(150):
+        edit = edits.sample(seed, "train", "compose")
+        halves = [
+            replace(edit.source, background=edit.target.background, tone=edit.target.tone),
+            replace(edit.target, background=edit.source.background, tone=edit.source.tone),
+        ]
+        scores = [verify.edit(render(edit.source), render(s), edit).sc for s in (edit.source, *halves, edit.target)]
+        assert scores[0] <= min(scores[1:3]) <= max(scores[1:3]) <= scores[3], edit
+        rising += scores[0] < scores[1] < scores[3]
+    assert rising > 10
+
+
+def test_a_result_with_debris_has_a_low_pq() -> None:
+    edit = edits.sample(3, "train", "tone_transfer")
+    target = render(edit.target)
+    assert verify.edit(render(edit.source), target, edit).pq >= 9.5
+    left, top, right, bottom = edit.target.objects[0].box
+    target.paste(target.getpixel((0, 0)), (left, top, (left + right) // 2, bottom))
+    verdict = verify.edit(render(edit.source), target, edit)
+    assert verdict.pq < 9
+    assert verdict.sc < 9.5
+
+
+def test_results_are_scaled_to_the_source() -> None:
+    edit = edits.sample(5, "train", "background_change")
+    large = render(edit.target).resize((edit.source.width * 4, edit.source.height * 4), Image.Resampling.LANCZOS)
+    assert verify.edit(render(edit.source), large, edit).sc >= 9.5

@@ -1,4 +1,4 @@
-"""Verdicts on pictures, from their pixels: does a picture show what a prompt says?
+"""Verdicts on pictures, from their pixels: does a picture show what a prompt says, was an edit done?
 
 They rest on `look`, which finds the objects. A picture with debris (something half drawn, merged, or shining through)
 is never passed as right.
@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unipic.world.edits import Edit
 from unipic.world.look import Seen, View, look
+from unipic.world.scene import Object
+
+WEIGHTS = (0.375, 0.375, 0.125, 0.125)  # of shape, colour, texture and size in how alike two objects are
+ALIKE = 0.5  # from here on two objects are versions of one
+LOSS = 0.6  # of what was to be kept, for each thing that was not
+PLACE = 3.0  # pixels by which an object that should not move may be off
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,18 @@ class PromptVerdict:
     correct: bool
     reasons: tuple[str, ...]
     soft: float
+
+
+@dataclass(frozen=True)
+class EditVerdict:
+    """sc: the least of how far the edit was done and how much else was kept. pq: objects well formed, ground clean.
+
+    Both 0 to 10.
+    """
+
+    sc: float
+    pq: float
+    reasons: tuple[str, ...]
 
 
 def objects(picture: Image.Image) -> tuple[Seen, ...]:
@@ -98,3 +117,129 @@ def _unclean(view: View) -> str:
         return "no known background"
     worst = max(view.debris, key=lambda d: d.area)
     return f"{worst.reason} at {worst.box}"
+
+
+# --- edits ------------------------------------------------------------------------------------------------------------
+
+
+def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
+    """SC and PQ of an edit. A result of another size is scaled to the source's, as the benchmarks do."""
+    if result.size != source.size:
+        result = result.resize(source.size)
+    view = look(result)
+    reasons: list[str] = []
+    pq = 10 * _well_formed(view, reasons)
+    if view.background is None:
+        return EditVerdict(0.0, pq, tuple(reasons))
+    done, kept = _changes(view, spec, reasons)
+    return EditVerdict(10 * min(done, kept), pq, tuple(reasons))
+
+
+def _well_formed(view: View, reasons: list[str]) -> float:
+    """Share of what is drawn that is well-formed objects, by area; less for rough ones."""
+    if view.background is None:
+        reasons.append("no known background")
+        return 0.0
+    good = sum((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) * min(1.0, o.quality / 0.9) for o in view.objects)
+    everything = sum((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) for o in view.objects) + sum(
+        2 * d.area for d in view.debris
+    )
+    if not view.clean:
+        reasons.append(_unclean(view))
+    return good / everything if everything else 1.0
+
+
+def _changes(view: View, spec: Edit, reasons: list[str]) -> tuple[float, float]:
+    """How far the asked changes were made, and how much else was kept, each 0 to 1."""
+    source, target = spec.source, spec.target
+    seen = list(view.objects)
+    done: list[float] = []
+    lost = 0.0
+    for name, before, after, now in (
+        ("background", source.background, target.background, view.background),
+        ("tone", source.tone, target.tone, view.tone),
+    ):
+        if before != after:
+            done.append(float(now == after))
+        elif now != after:
+            lost += 1
+            reasons.append(f"{name} became {now}")
+    kept = set(source.objects) & set(target.objects)
+    for wanted in kept:
+        found, likeness = _best(seen, wanted)
+        if found is not None:
+            seen.remove(found)
+        if likeness < 1:
+            lost += 1
+            reasons.append(f"the {wanted.color} {wanted.name} was not kept")
+    for gone in (o for o in source.objects if o not in kept and not _continued(o, spec)):
+        still = next((o for o in seen if _near(o, gone) and o.shape == gone.shape), None)
+        done.append(float(still is None))
+        if still is not None:
+            seen.remove(still)
+            reasons.append(f"the {gone.color} {gone.name} is still there")
+    for index, wanted in enumerate(target.objects):
+        if wanted in kept:
+            continue
+        found, likeness = _best(seen, wanted, _region(spec, index))
+        if found is not None and (likeness >= ALIKE or index not in spec.free):
+            seen.remove(found)
+        earlier = _likeness_before(spec, wanted, index)
+        grown = any(_follows(wanted, o) for o in source.objects if o not in kept)
+        lost += grown and likeness < ALIKE  # it should have changed, and is gone
+        done.append(max(0.0, (likeness - earlier) / (1 - earlier)) if earlier < 1 else 1.0)
+        if likeness < 1:
+            reasons.append(f"no {wanted.texture} {wanted.size} {wanted.color} {wanted.name} where it should be")
+    lost += len(seen)
+    reasons += [f"an unasked {o.color} {o.shape} at {o.x:.0f}, {o.y:.0f}" for o in seen]
+    return float(np.mean(done)) if done else 1.0, max(0.0, 1 - LOSS * lost)
+
+
+def _continued(gone: Object, spec: Edit) -> bool:
+    """Whether an object of the source lives on, changed, in the target."""
+    return any(_follows(o, gone) for o in spec.target.objects if o not in spec.source.objects)
+
+
+def _follows(new: Object, old: Object) -> bool:
+    """Whether one object is the other, changed where it stands or moved as it is."""
+    return (new.x, new.y) == (old.x, old.y) or _attributes(new) == _attributes(old)
+
+
+def _attributes(o: Object | Seen) -> tuple[str, str, str, str]:
+    return (o.shape, o.color, o.texture, o.size)
+
+
+def _near(seen: Seen, o: Object) -> bool:
+    return abs(seen.x - o.x) <= PLACE and abs(seen.y - o.y) <= PLACE
+
+
+def _region(spec: Edit, index: int) -> tuple[int, int, int, int] | None:
+    """Where an object's middle must lie, if the instruction leaves its place open."""
+    return spec.regions[spec.free.index(index)] if index in spec.free else None
+
+
+def _best(
+    seen: Sequence[Seen], wanted: Object, region: tuple[int, int, int, int] | None = None
+) -> tuple[Seen | None, float]:
+    """The object in the right place that is most like the wanted one, and how much, 0 to 1."""
+    there = [o for o in seen if (_near(o, wanted) if region is None else _within(o, region))]
+    best = max(there, key=lambda o: _likeness(o, wanted), default=None)
+    return (None, 0.0) if best is None else (best, _likeness(best, wanted))
+
+
+def _within(seen: Seen, region: tuple[int, int, int, int]) -> bool:
+    left, top, right, bottom = region
+    return bool(left - PLACE <= seen.x <= right + PLACE and top - PLACE <= seen.y <= bottom + PLACE)
+
+
+def _likeness(seen: Seen, wanted: Object) -> float:
+    """How much of shape, colour, texture and size agrees."""
+    agree = (a == b for a, b in zip(_attributes(seen), _attributes(wanted), strict=True))
+    return float(sum(weight for weight, same in zip(WEIGHTS, agree, strict=True) if same))
+
+
+def _likeness_before(spec: Edit, wanted: Object, index: int) -> float:
+    """The same for the source: what was right before the edit earns nothing."""
+    changing = [o for o in spec.source.objects if o not in spec.target.objects and _continued(o, spec)]
+    stand_ins = [Seen(o.shape, o.color, o.texture, o.size, o.x, o.y, o.box, 1.0) for o in changing]
+    return _best(stand_ins, wanted, _region(spec, index))[1]
