@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import permutations, product
+from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -224,13 +224,3 @@ def _kinds(rng: np.random.Generator, novelty: str, count: int, background: str) 
         shapes = [first, second, *shapes[2:]]
         colors = [*colors, str(rng.choice(palette))][: len(shapes)]
     return shapes, colors
-
-
-def ordinary_pairs() -> list[tuple[str, str]]:
-    """Shape × colour pairs that training may hold."""
-    return [pair for pair in product(SHAPES, COLORS) if pair not in HELD_PAIRS]
-
-
-def without(scene: Scene, index: int) -> Scene:
-    """The scene without one of its objects."""
-    return replace(scene, objects=scene.objects[:index] + scene.objects[index + 1 :])
