@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from unipic.world.regions import Box, grown, outside, pieces, strongest_near
 from unipic.world.render import mask
 from unipic.world.scene import (
     BACKGROUNDS,
@@ -29,7 +30,6 @@ from unipic.world.scene import (
 )
 
 Array = NDArray[np.float32]
-Box = tuple[int, int, int, int]
 
 GROUND_TOLERANCE = 26.0  # RGB distance of the ground from its name, before tone
 BORDER_SHARE = 0.8  # of the outermost pixels that must be ground
@@ -100,8 +100,8 @@ def look(picture: Image.Image) -> View:
     # Luma counts most: JPEG keeps half of the chroma's resolution.
     distance = np.sqrt(np.square(difference @ TO_VIEW).sum(-1))
     # Within reach of a strong colour its halo, which blur and JPEG make, is ground too.
-    outside = _outside(distance <= np.maximum(FLOOR * TONES[tone], HALO * _strongest_near(distance)))
-    found = [_identify(piece, box, difference, outside, ground, TONES[tone]) for piece, box in _pieces(~outside)]
+    around = outside(distance <= np.maximum(FLOOR * TONES[tone], HALO * strongest_near(distance)))
+    found = [_identify(piece, box, difference, around, ground, TONES[tone]) for piece, box in pieces(~around)]
     objects = tuple(f for f in found if isinstance(f, Seen))
     return View(background, tone, objects, tuple(f for f in found if isinstance(f, Debris)))
 
@@ -122,73 +122,11 @@ def _ground(pixels: Array) -> tuple[str, str, Array] | None:
     return (*best, color)
 
 
-def _label(field: NDArray[np.bool_], reach: int) -> list[list[tuple[int, int, int]]]:
-    """Connected pieces as lists of (row, start, end). reach: 1 joins diagonal neighbours, 0 does not."""
-    edges = np.diff(np.pad(field, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    spans = list(zip(rows.tolist(), starts.tolist(), np.nonzero(edges == -1)[1].tolist(), strict=True))
-    parent = list(range(len(spans)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    above = 0  # the first span that may touch the present one
-    for i, (y, start, end) in enumerate(spans):
-        while spans[above][0] < y - 1 or (spans[above][0] == y - 1 and spans[above][2] + reach <= start):
-            above += 1
-        other = above
-        while spans[other][0] == y - 1 and spans[other][1] < end + reach:
-            parent[root(other)] = root(i)
-            other += 1
-    groups: dict[int, list[tuple[int, int, int]]] = {}
-    for i, span in enumerate(spans):
-        groups.setdefault(root(i), []).append(span)
-    return list(groups.values())
-
-
-def _strongest_near(field: Array) -> Array:
-    """The maximum within four pixels, in a square."""
-    for axis in (0, 1):
-        for step in (1, 2, 1):  # windows of 3, 7, 9
-            wide = np.pad(field, [(step, step) if a == axis else (0, 0) for a in (0, 1)])
-            n = field.shape[axis]
-            field = np.maximum(
-                np.maximum(wide.take(range(n), axis), wide.take(range(2 * step, n + 2 * step), axis)), field
-            )
-    return field
-
-
-def _outside(ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Ground that is connected with the picture's edge; holes within objects are not."""
-    padded = np.pad(ground, 1, constant_values=True)
-    outside = np.zeros_like(padded)
-    first = next(group for group in _label(padded, 0) if group[0][:2] == (0, 0))
-    for y, start, end in first:
-        outside[y, start:end] = True
-    return outside[1:-1, 1:-1]
-
-
-def _pieces(inside: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Box]]:
-    """Connected pieces, holes filled, each with its box."""
-    found = []
-    for group in _label(inside, 1):
-        top, bottom = group[0][0], group[-1][0] + 1
-        left, right = min(s for _, s, _ in group), max(e for _, _, e in group)
-        piece = np.zeros((bottom - top, right - left), bool)
-        for y, start, end in group:
-            piece[y - top, start - left : end - left] = True
-        found.append((piece, (left, top, right, bottom)))
-    return found
-
-
 def _identify(
-    piece: NDArray[np.bool_], box: Box, difference: Array, outside: NDArray[np.bool_], ground: Array, tone: float
+    piece: NDArray[np.bool_], box: Box, difference: Array, around: NDArray[np.bool_], ground: Array, tone: float
 ) -> Seen | Debris:
     left, top, right, bottom = box
-    height, width = outside.shape
+    height, width = around.shape
     area = int(piece.sum())
     if area < LEAST_AREA:
         return Debris(box, area, "a speck")
@@ -198,7 +136,7 @@ def _identify(
     local = difference[window]
     own = np.zeros(local.shape[:2], bool)
     own[top - window[0].start : bottom - window[0].start, left - window[1].start : right - window[1].start] = piece
-    reach = _grown(own)
+    reach = grown(own)
     local = np.where(reach[..., None], local, 0)
 
     viewed = local @ TO_VIEW
@@ -211,7 +149,7 @@ def _identify(
     if off_line[own].mean() > MOST_MIXING * np.linalg.norm(toward):
         return Debris(box, area, "several colours in one")
     alpha = alpha.clip(0, 1)
-    edge = _grown(~own) & own
+    edge = grown(~own) & own
     filled = np.where(own & ~edge, 1.0, np.where(reach, alpha, 0.0)).astype(np.float32)
 
     match = _match(alpha.astype(np.float32), filled, own)
@@ -228,14 +166,6 @@ def _identify(
     x, y = window[1].start + cx, window[0].start + cy
     size = next(s for s, d in DIAMETERS.items() if d == diameter)
     return Seen(shape, name, texture, size, x, y, box, overlap)
-
-
-def _grown(field: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """One pixel further in all eight directions."""
-    p = np.pad(field, 1)
-    rows = p[:-2] | p[1:-1] | p[2:]
-    grown: NDArray[np.bool_] = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return grown
 
 
 @cache

@@ -1,0 +1,80 @@
+"""Connected regions of a picture, in numpy: what is ground, which pieces are left, and what lies near them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels"""
+
+
+def _label(field: NDArray[np.bool_], reach: int) -> list[list[tuple[int, int, int]]]:
+    """Connected pieces as lists of (row, start, end). reach: 1 joins diagonal neighbours, 0 does not."""
+    edges = np.diff(np.pad(field, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    spans = list(zip(rows.tolist(), starts.tolist(), np.nonzero(edges == -1)[1].tolist(), strict=True))
+    parent = list(range(len(spans)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    above = 0  # the first span that may touch the present one
+    for i, (y, start, end) in enumerate(spans):
+        while spans[above][0] < y - 1 or (spans[above][0] == y - 1 and spans[above][2] + reach <= start):
+            above += 1
+        other = above
+        while spans[other][0] == y - 1 and spans[other][1] < end + reach:
+            parent[root(other)] = root(i)
+            other += 1
+    groups: dict[int, list[tuple[int, int, int]]] = {}
+    for i, span in enumerate(spans):
+        groups.setdefault(root(i), []).append(span)
+    return list(groups.values())
+
+
+def strongest_near(field: Array) -> Array:
+    """The maximum within four pixels, in a square."""
+    for axis in (0, 1):
+        for step in (1, 2, 1):  # windows of 3, 7, 9
+            wide = np.pad(field, [(step, step) if a == axis else (0, 0) for a in (0, 1)])
+            n = field.shape[axis]
+            field = np.maximum(
+                np.maximum(wide.take(range(n), axis), wide.take(range(2 * step, n + 2 * step), axis)), field
+            )
+    return field
+
+
+def outside(ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Ground that is connected with the picture's edge; holes within objects are not."""
+    padded = np.pad(ground, 1, constant_values=True)
+    reached = np.zeros_like(padded)
+    first = next(group for group in _label(padded, 0) if group[0][:2] == (0, 0))
+    for y, start, end in first:
+        reached[y, start:end] = True
+    return reached[1:-1, 1:-1]
+
+
+def pieces(inside: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Box]]:
+    """Connected pieces, holes filled, each with its box."""
+    found = []
+    for group in _label(inside, 1):
+        top, bottom = group[0][0], group[-1][0] + 1
+        left, right = min(s for _, s, _ in group), max(e for _, _, e in group)
+        piece = np.zeros((bottom - top, right - left), bool)
+        for y, start, end in group:
+            piece[y - top, start - left : end - left] = True
+        found.append((piece, (left, top, right, bottom)))
+    return found
+
+
+def grown(field: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """One pixel further in all eight directions."""
+    p = np.pad(field, 1)
+    rows = p[:-2] | p[1:-1] | p[2:]
+    grown: NDArray[np.bool_] = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    return grown
