@@ -1,77 +1,50 @@
-"""The command line. Nothing heavy is imported before a command runs.
-
-Results go to stdout, progress to stderr. Errors are at most three lines: what, where, how to mend. Exit codes: 0,
-1 failed, 2 bad usage or input, 75 try again later, 130 and 143 ended by a signal. `--debug`, anywhere, shows the whole
-story of a failure.
-"""
+"""`unipic generate`, `edit`, `describe` and `info`."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import signal
 import sys
-import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
-from unipic.errors import BadInput, PromptCut, UnipicError, one_line
+from unipic.cli.options import Json, option
+from unipic.errors import BadInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unipic.pipeline import OnStep, Progress
 
-app = typer.Typer(
-    help="Generate, edit and describe pictures with Skywork UniPic 2.0, or with its tiny embedded twin. "
-    "--debug, anywhere, shows the traceback of a failure.",
-    rich_markup_mode=None,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _option(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, show_default=more.pop("show_default", True), **more)
-
-
-Model = Annotated[str, _option("tiny, tiny-kontext, a model's folder, or a hub name")]
-Mllm = Annotated[str | None, _option("Qwen2.5-VL's folder or hub name, where it is not inside the model")]
-NegativePrompt = Annotated[str | None, _option("what the picture should not be  [default: the model's]")]
-Width = Annotated[int | None, _option("pixels  [default: the model's]")]
-Height = Annotated[int | None, _option("pixels  [default: the model's]")]
-Steps = Annotated[int | None, _option("sampling steps  [default: the model's]")]
-GuidanceScale = Annotated[float | None, _option("weight of the prompt; 1 is no guidance  [default: the model's]")]
+Model = Annotated[str, option("tiny, tiny-kontext, a model's folder, or a hub name")]
+Mllm = Annotated[str | None, option("Qwen2.5-VL's folder or hub name, where it is not inside the model")]
+NegativePrompt = Annotated[str | None, option("what the picture should not be  [default: the model's]")]
+Width = Annotated[int | None, option("pixels  [default: the model's]")]
+Height = Annotated[int | None, option("pixels  [default: the model's]")]
+Steps = Annotated[int | None, option("sampling steps  [default: the model's]")]
+GuidanceScale = Annotated[float | None, option("weight of the prompt; 1 is no guidance  [default: the model's]")]
 GuidanceInterval = Annotated[
-    tuple[float, float] | None, _option("noise levels, low and high, between which guidance acts", metavar="LOW HIGH")
+    tuple[float, float] | None, option("noise levels, low and high, between which guidance acts", metavar="LOW HIGH")
 ]
 SkipLayers = Annotated[
-    str | None, _option("layers of skip-layer guidance, such as 7,8,9 for SD3.5-Medium", metavar="N,N")
+    str | None, option("layers of skip-layer guidance, such as 7,8,9 for SD3.5-Medium", metavar="N,N")
 ]
-SkipLayerScale = Annotated[float, _option("its weight")]
-SkipLayerStart = Annotated[float, _option("share of the steps after which it acts")]
-SkipLayerStop = Annotated[float, _option("share of the steps before which it acts")]
-Seed = Annotated[int, _option("of the first picture; the next have the next numbers")]
-NumImages = Annotated[int, _option("pictures to make")]
-Lora = Annotated[str | None, _option("adapter of the transformer: a folder or a .safetensors file")]
-Device = Annotated[str, _option("where to compute", metavar="auto|cpu|cuda|mps")]
-DType = Annotated[str, _option("auto: bf16 on a GPU, fp32 on a CPU", metavar="auto|fp32|bf16|fp16")]
-Offload = Annotated[
-    str, _option("keep only the part at work, or its layers, on the device", metavar="none|model|group")
-]
-Quantize = Annotated[str, _option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
-FastBatch = Annotated[bool, _option("let pictures share forwards: faster, within one grey level in fp32")]
-PreviewEvery = Annotated[int, _option("write the present estimate every N steps; 0 is never", metavar="N")]
-Json = Annotated[bool, _option("print JSON", "--json")]
+SkipLayerScale = Annotated[float, option("its weight")]
+SkipLayerStart = Annotated[float, option("share of the steps after which it acts")]
+SkipLayerStop = Annotated[float, option("share of the steps before which it acts")]
+Seed = Annotated[int, option("of the first picture; the next have the next numbers")]
+NumImages = Annotated[int, option("pictures to make")]
+Lora = Annotated[str | None, option("adapter of the transformer: a folder or a .safetensors file")]
+Device = Annotated[str, option("where to compute", metavar="auto|cpu|cuda|mps")]
+DType = Annotated[str, option("auto: bf16 on a GPU, fp32 on a CPU", metavar="auto|fp32|bf16|fp16")]
+Offload = Annotated[str, option("keep only the part at work, or its layers, on the device", metavar="none|model|group")]
+Quantize = Annotated[str, option("hold the weights of large parts in 8 bits", metavar="none|fp8|int8")]
+FastBatch = Annotated[bool, option("let pictures share forwards: faster, within one grey level in fp32")]
+PreviewEvery = Annotated[int, option("write the present estimate every N steps; 0 is never", metavar="N")]
 
 
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="what the picture shows")],
     model: Model = "tiny",
@@ -95,7 +68,7 @@ def generate(
     quantize: Quantize = "none",
     fast_batch: FastBatch = False,
     preview_every: PreviewEvery = 0,
-    output: Annotated[Path, _option("PNG to write; several are numbered")] = Path("generated.png"),
+    output: Annotated[Path, option("PNG to write; several are numbered")] = Path("generated.png"),
     as_json: Json = False,
 ) -> None:
     """Make a picture from a prompt."""
@@ -119,20 +92,17 @@ def generate(
     _write(pictures, outputs, preview_every > 0, as_json)
 
 
-@app.command()
 def edit(
     image: Annotated[str, typer.Argument(help="PNG, JPEG or WebP to edit")],
     instruction: Annotated[str, typer.Argument(help="what to change")],
     model: Model = "tiny",
     mllm: Mllm = None,
-    reference: Annotated[
-        list[str] | None, _option("another picture to take from (repeatable)", metavar="IMAGE")
-    ] = None,
+    reference: Annotated[list[str] | None, option("another picture to take from (repeatable)", metavar="IMAGE")] = None,
     negative_prompt: NegativePrompt = None,
-    image_size: Annotated[int | None, _option("longer side to work at, in pixels  [default: the model's]")] = None,
-    width: Annotated[int | None, _option("of the result  [default: the picture's working size]")] = None,
-    height: Annotated[int | None, _option("of the result  [default: the picture's working size]")] = None,
-    keep_size: Annotated[bool, _option("return the result in the picture's own size", "--keep-size")] = False,
+    image_size: Annotated[int | None, option("longer side to work at, in pixels  [default: the model's]")] = None,
+    width: Annotated[int | None, option("of the result  [default: the picture's working size]")] = None,
+    height: Annotated[int | None, option("of the result  [default: the picture's working size]")] = None,
+    keep_size: Annotated[bool, option("return the result in the picture's own size", "--keep-size")] = False,
     steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     guidance_interval: GuidanceInterval = None,
@@ -149,7 +119,7 @@ def edit(
     quantize: Quantize = "none",
     fast_batch: FastBatch = False,
     preview_every: PreviewEvery = 0,
-    output: Annotated[Path, _option("PNG to write; several are numbered")] = Path("edited.png"),
+    output: Annotated[Path, option("PNG to write; several are numbered")] = Path("edited.png"),
     as_json: Json = False,
 ) -> None:
     """Change a picture as told."""
@@ -179,13 +149,12 @@ def edit(
     _write(pictures, outputs, preview_every > 0, as_json)
 
 
-@app.command()
 def describe(
     image: Annotated[str, typer.Argument(help="PNG, JPEG or WebP to look at")],
     question: Annotated[str | None, typer.Argument(help="what to say of it", show_default=False)] = None,
     model: Model = "tiny",
     mllm: Mllm = None,
-    max_new_tokens: Annotated[int | None, _option("longest answer  [default: the model's]")] = None,
+    max_new_tokens: Annotated[int | None, option("longest answer  [default: the model's]")] = None,
     device: Device = "auto",
     dtype: DType = "auto",
     offload: Offload = "none",
@@ -205,7 +174,6 @@ def describe(
     typer.echo()
 
 
-@app.command()
 def info(
     model: Annotated[str, typer.Argument(help="a model, or a PNG that unipic made")] = "tiny",
     mllm: Mllm = None,
@@ -318,58 +286,3 @@ def _write(pictures: list[Image], outputs: list[Path], previewed: bool, as_json:
             _preview_name(name).unlink(missing_ok=True)
         rows.append({"path": str(name), "settings": json.loads(picture.info[SETTINGS_KEY])})
     typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else "\n".join(row["path"] for row in rows))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run a command, turn its failure into three lines and an exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    debug = "--debug" in options
-    if debug:
-        arguments.remove("--debug")
-    else:  # stderr is for progress and for our own three lines; libraries warn of what a user cannot mend
-        logging.disable(logging.WARNING)
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("default", PromptCut)
-        warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(_exit_code(lambda: app(arguments, standalone_mode=False, prog_name="unipic"), debug))
-
-
-def _exit_code(command: Callable[[], Any], debug: bool) -> int:
-    try:
-        code = command()
-        return code if isinstance(code, int) else 0
-    except UnipicError as error:
-        if debug:
-            raise
-        return _fail(str(error), error.exit_code)
-    except TyperException as error:  # usage
-        return _fail(f"{one_line(error.format_message())}\nsee unipic --help", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except BrokenPipeError:  # the reader of stdout has gone
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        if debug:
-            raise
-        return _fail(_unexpected(error), 1)
-
-
-def _unexpected(error: Exception) -> str:
-    """A failure that nobody foresaw still says what, where and what to do."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device has not enough memory\ntry --offload model, --quantize fp8, or a smaller picture"
-    return f"{type(error).__name__}: {one_line(error)}\nrun again with --debug for the whole story"
-
-
-def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)  # noqa: T201
-    return code
-
-
-if __name__ == "__main__":
-    main()

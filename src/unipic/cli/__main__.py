@@ -1,0 +1,3 @@
+from unipic.cli import main
+
+main()
