@@ -71,9 +71,12 @@ class Edit:
     regions: tuple[Box, ...] = ()
 
 
-def sample(seed: int, split: str, type: str | None = None) -> Edit:
+def sample(
+    seed: int, split: str, type: str | None = None, *, size: tuple[int, int] | None = None, most: int | None = None
+) -> Edit:
     """The edit of a seed. split: as of scenes; type: one of TYPES, None for one at random.
 
+    size: of its scenes, in pixels. most: objects that a training source holds at most (novelties may need more).
     No training edit holds a held-out combination, before or after; the source of a test edit keeps its novelty.
     """
     rng = np.random.default_rng([SPLITS.index(split), seed, len(TYPES)])
@@ -81,9 +84,11 @@ def sample(seed: int, split: str, type: str | None = None) -> Edit:
     type = type or drawn
     for attempt in range(1000):
         novelty = (seed + attempt // 20) % len(NOVELTIES)  # some types do not go with some novelties
-        source = scenes.sample(len(NOVELTIES) * int(rng.integers(2**32)) + novelty, split)
+        drawn_seed = len(NOVELTIES) * int(rng.integers(2**32)) + novelty
+        count = most and int(rng.integers(1, most + 1))
+        source = scenes.sample(drawn_seed, split, size=size, count=count)
         change = _CHANGES[type](source, rng)
-        edit = change and _apply(type, source, change)
+        edit = change and applied(type, source, change)
         if edit and _admitted(edit, split):
             return edit
     raise AssertionError(f"no edit for seed {seed}, {split}, {type}")
@@ -93,8 +98,12 @@ def sample(seed: int, split: str, type: str | None = None) -> Edit:
 
 
 @dataclass(frozen=True)
-class _Change:
-    """objects: by index in the source, what becomes of them (None: removed); an added one is at the next index."""
+class Change:
+    """What an instruction asks of a scene; None where it leaves the ground as it is.
+
+    objects: by index in the source, what becomes of them (None: removed); an added one is at the next index. regions:
+    by the same indices, where the middle must lie of those whose place is left open.
+    """
 
     instruction: str
     objects: Mapping[int, Object | None] = field(default_factory=dict)
@@ -103,7 +112,8 @@ class _Change:
     tone: str | None = None
 
 
-def _apply(type: str, source: Scene, change: _Change) -> Edit:
+def applied(type: str, source: Scene, change: Change) -> Edit:
+    """The edit that makes a change."""
     after: dict[int, Object | None] = {**dict(enumerate(source.objects)), **change.objects}
     kept = {i: o for i, o in sorted(after.items()) if o is not None}
     target = replace(
@@ -129,46 +139,46 @@ def _admitted(edit: Edit, split: str) -> bool:
     )
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _background(scene: Scene, rng: np.random.Generator) -> Change | None:
     fitting = [b for b in BACKGROUNDS if b != scene.background and all(visible(o.color, b) for o in scene.objects)]
     if not fitting:
         return None
     background = pick(rng, fitting)
-    return _Change(say(rng, "background_change", background=background, a=some(background)), background=background)
+    return Change(say(rng, "background_change", background=background, a=some(background)), background=background)
 
 
-def _tone(scene: Scene, rng: np.random.Generator) -> _Change:
+def _tone(scene: Scene, rng: np.random.Generator) -> Change:
     (tone,) = set(TONES) - {scene.tone}
-    return _Change(say(rng, f"to {tone}"), tone=tone)
+    return Change(say(rng, f"to {tone}"), tone=tone)
 
 
-def _color(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _color(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, chosen = _some_or_all(scene, rng)
     color = pick(rng, [c for c in COLORS if visible(c, scene.background)])
     if not the or any(scene.objects[i].color == color for i in chosen):
         return None
     changed = {i: replace(scene.objects[i], color=color) for i in chosen}
-    return _Change(say(rng, "color_alter", the=the, color=color), changed)
+    return Change(say(rng, "color_alter", the=the, color=color), changed)
 
 
-def _material(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _material(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, i, o = _one(scene, rng)
     texture = pick(rng, textures_of(o.shape, o.size))
     if not the or texture == o.texture or {texture, o.texture} == {"filled", "outlined"}:
         return None
     said = say(rng, "material_alter", the=the, texture=texture, a=some(texture))
-    return _Change(said, {i: replace(o, texture=texture)})
+    return Change(said, {i: replace(o, texture=texture)})
 
 
-def _style(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _style(scene: Scene, rng: np.random.Generator) -> Change | None:
     style = pick(rng, ("filled", "outlined"))
     changed = {i: replace(o, texture=style) for i, o in enumerate(scene.objects) if o.texture != style}
     if not changed or any(style not in textures_of(o.shape, o.size) for o in scene.objects):
         return None
-    return _Change(say(rng, "style_change", style=style, a=some(style)), changed)
+    return Change(say(rng, "style_change", style=style, a=some(style)), changed)
 
 
-def _motion(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _motion(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, i, o = _one(scene, rng)
     if not the:
         return None
@@ -180,20 +190,15 @@ def _motion(scene: Scene, rng: np.random.Generator) -> _Change | None:
     else:
         way = pick(rng, WAYS)
         said = say(rng, "move by", the=the, way=way)
-        region = left, top, right, bottom = {
-            "left": (0, o.y - ASTRAY, o.x - MOVE, o.y + ASTRAY),
-            "right": (o.x + MOVE, o.y - ASTRAY, scene.width, o.y + ASTRAY),
-            "up": (o.x - ASTRAY, 0, o.x + ASTRAY, o.y - MOVE),
-            "down": (o.x - ASTRAY, o.y + MOVE, o.x + ASTRAY, scene.height),
-        }[way]
+        region = left, top, right, bottom = toward(scene, o, way)
         within = (left, o.y, right, o.y) if way in ("left", "right") else (o.x, top, o.x, bottom)
     moved = _placed(scene, rng, o, within, instead=i)
     if moved is None or _inside(o, region, OUTSIDE) or np.hypot(moved.x - o.x, moved.y - o.y) < MOVE:
         return None
-    return _Change(said, {i: moved}, {i: region})
+    return Change(said, {i: moved}, {i: region})
 
 
-def _add(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _add(scene: Scene, rng: np.random.Generator) -> Change | None:
     shape = pick(rng, LETTERS if rng.random() < 0.15 else SHAPES)
     color, size = pick(rng, [c for c in COLORS if visible(c, scene.background)]), pick(rng, list(DIAMETERS))
     texture = pick(rng, textures_of(shape, size))
@@ -206,46 +211,43 @@ def _add(scene: Scene, rng: np.random.Generator) -> _Change | None:
         return None
     words = (size.replace("medium", ""), texture.replace("filled", ""), color, new.name)
     said = say(rng, "add at" if at else "add", a=some(" ".join(filter(None, words))), at=at)
-    return _Change(said, {len(scene.objects): new}, {len(scene.objects): region})
+    return Change(said, {len(scene.objects): new}, {len(scene.objects): region})
 
 
-def _remove(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _remove(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, chosen = _some_or_all(scene, rng)
-    return _Change(say(rng, "subject-remove", the=the), dict.fromkeys(chosen)) if the else None
+    return Change(say(rng, "subject-remove", the=the), dict.fromkeys(chosen)) if the else None
 
 
-def _replace(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _replace(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, i, o = _one(scene, rng)
     shape = pick(rng, [s for s in SHAPES if s != o.shape])
-    texture = o.texture if o.texture in textures_of(shape, o.size) else "filled"
     if not the:
         return None
-    return _Change(say(rng, "subject-replace", the=the, a=some(shape)), {i: replace(o, shape=shape, texture=texture)})
+    return Change(say(rng, "subject-replace", the=the, a=some(shape)), {i: reshaped(o, shape)})
 
 
-def _text(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _text(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, i, o = _one(scene, rng)
     letter = pick(rng, [x for x in LETTERS if x != o.shape])
     if not the or o.shape not in LETTERS:
         return None
-    return _Change(say(rng, "text_change", the=the, letter=letter), {i: replace(o, shape=letter)})
+    return Change(say(rng, "text_change", the=the, letter=letter), {i: replace(o, shape=letter)})
 
 
-def _extract(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _extract(scene: Scene, rng: np.random.Generator) -> Change | None:
     the, i, _ = _one(scene, rng)
     others = [j for j in range(len(scene.objects)) if j != i]
-    return _Change(say(rng, "extract", the=the), dict.fromkeys(others)) if the and others else None
+    return Change(say(rng, "extract", the=the), dict.fromkeys(others)) if the and others else None
 
 
-def _compose(scene: Scene, rng: np.random.Generator) -> _Change | None:
+def _compose(scene: Scene, rng: np.random.Generator) -> Change | None:
     """Of disjoint shapes, so that references hold whichever change is made first."""
     a, b = (_CHANGES[PARTS[i]](scene, rng) for i in rng.permutation(len(PARTS))[:2])
     if a is None or b is None or _shapes(scene, a) & _shapes(scene, b):
         return None
     first, second = (c.instruction[0].lower() + c.instruction[1:] for c in (a, b))
-    said = say(rng, "compose", first=first, second=second)
-    background, tone = a.background or b.background, a.tone or b.tone
-    return _Change(said, {**a.objects, **b.objects}, {**a.regions, **b.regions}, background, tone)
+    return joined(say(rng, "compose", first=first, second=second), a, b)
 
 
 # --- parts of changes -------------------------------------------------------------------------------------------------
@@ -264,6 +266,27 @@ def _some_or_all(scene: Scene, rng: np.random.Generator) -> tuple[str | None, li
     if len(alike) == 1 or one.shape in LETTERS or rng.random() < 0.5:
         return the, [i]
     return pick(rng, WORDINGS["all"]).format(thing=one.name, things=plural(one.name)), alike
+
+
+def reshaped(o: Object, shape: str) -> Object:
+    """The object as another shape or letter, in its texture where that shows."""
+    return replace(o, shape=shape, texture=o.texture if o.texture in textures_of(shape, o.size) else "filled")
+
+
+def toward(scene: Scene, o: Object, way: str) -> Box:
+    """Where an object may end that is moved one of WAYS."""
+    return {
+        "left": (0, o.y - ASTRAY, o.x - MOVE, o.y + ASTRAY),
+        "right": (o.x + MOVE, o.y - ASTRAY, scene.width, o.y + ASTRAY),
+        "up": (o.x - ASTRAY, 0, o.x + ASTRAY, o.y - MOVE),
+        "down": (o.x - ASTRAY, o.y + MOVE, o.x + ASTRAY, scene.height),
+    }[way]
+
+
+def joined(instruction: str, a: Change, b: Change) -> Change:
+    """Two changes as one, of disjoint objects, and at most one of them of background and of tone."""
+    background, tone = a.background or b.background, a.tone or b.tone
+    return Change(instruction, {**a.objects, **b.objects}, {**a.regions, **b.regions}, background, tone)
 
 
 def _inside(o: Object, region: Box, slack: int) -> bool:
@@ -286,13 +309,13 @@ def _placed(scene: Scene, rng: np.random.Generator, o: Object, region: Box, inst
     return None
 
 
-def _shapes(scene: Scene, change: _Change) -> set[str]:
+def _shapes(scene: Scene, change: Change) -> set[str]:
     """Of the objects that a change is about, before and after."""
     before = {o.shape for i, o in enumerate(scene.objects) if i in change.objects}
     return before | {o.shape for o in change.objects.values() if o is not None}
 
 
-_CHANGES: dict[str, Callable[[Scene, np.random.Generator], _Change | None]] = {
+_CHANGES: dict[str, Callable[[Scene, np.random.Generator], Change | None]] = {
     "background_change": _background,
     "color_alter": _color,
     "material_alter": _material,
