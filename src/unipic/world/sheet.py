@@ -115,7 +115,7 @@ def _refused(seed: int, split: str, rng: np.random.Generator) -> list[Card]:
     pixels = np.asarray(picture).copy()
     middle = min(shown.objects, key=lambda o: o.x).x
     pixels[:, :middle] = pixels[0, 0]
-    noise = rng.integers(0, 256, np.shape(picture)).astype(np.uint8)
+    noise = rng.integers(0, 256, (picture.height, picture.width, 3)).astype(np.uint8)
     spoilt = {
         "two scenes blended": Image.blend(picture, render(other), 0.5),
         "an object cut in half": Image.fromarray(pixels),

@@ -135,6 +135,13 @@ def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
     return EditVerdict(10 * min(done, kept), pq, tuple(reasons))
 
 
+def quality(picture: Image.Image) -> tuple[float, tuple[str, ...]]:
+    """PQ of a picture by itself, 0 to 10, and what is wrong with it."""
+    reasons: list[str] = []
+    pq = 10 * _well_formed(look(picture), reasons)
+    return pq, tuple(reasons)
+
+
 def _well_formed(view: View, reasons: list[str]) -> float:
     """Share of what is drawn that is well-formed objects, by area; less for rough ones."""
     if view.background is None:

@@ -1,0 +1,1 @@
+"""Servers: thin shells over HTTP around what Python callers use."""

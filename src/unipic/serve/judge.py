@@ -1,0 +1,192 @@
+"""The world's verifier behind an OpenAI-compatible chat endpoint: a judge to try clients of judges against.
+
+A request carries pictures and words in its user messages, and is answered with JSON in the message's content (see
+`judgement`). The same request always gets the same answer. Pictures come as data URLs only: the server fetches nothing.
+With `Faults`, a share of the calls goes wrong on purpose; nothing else is ever answered with a status of 500 or more.
+
+POST /v1/chat/completions · GET /v1/models · GET /ledger · GET /health (which needs no key)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Depends, FastAPI, Request
+from PIL import Image
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from unipic.errors import UnipicError
+from unipic.serve import faults as planted
+from unipic.serve import judgement
+from unipic.serve.chat import ImagePart, Refused, ResponseFormat, TextPart, completion, parsed, picture
+from unipic.serve.faults import Faults
+from unipic.serve.ledger import Ledger
+
+MODEL = "unipic-world-judge"
+MOST_BODY = 32_000_000  # bytes
+MOST_PICTURES = 16
+WORKERS = 4  # judgements at a time
+
+log = logging.getLogger(__name__)
+
+
+class _Judged:
+    """A request, and the genuine answer to it."""
+
+    def __init__(self, body: bytes) -> None:
+        chat = parsed(body)
+        if chat.model != MODEL:
+            raise Refused(f"there is no model {chat.model[:100]}; give {MODEL}", "model", "model_not_found", 404)
+        properties = _properties(chat.response_format)
+        parts = chat.parts()
+        self.n = chat.n or 1
+        self.texts = [part.text for part in parts if isinstance(part, TextPart)]
+        urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        if not 0 < len(urls) <= MOST_PICTURES:
+            raise Refused(f"a judgement needs 1 to {MOST_PICTURES} pictures; {len(urls)} came", "messages")
+        shown = [picture(url) for url in urls]
+        self.key = _key(self.texts, shown)
+        self.answer = judgement.answer(judgement.judge(self.texts, shown), self.texts, properties)
+
+
+def _properties(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+    """Of the schema that the answer shall have; None if it may be our own form."""
+    if wanted is None or wanted.type != "json_schema":
+        return None
+    properties = wanted.json_schema.schema_.get("properties") if wanted.json_schema else None
+    if not isinstance(properties, dict) or not properties:
+        raise Refused("the schema names no properties", "response_format.json_schema.schema.properties")
+    for name in properties:
+        if name.lower() not in judgement.MEANINGS:
+            known = ", ".join(judgement.MEANINGS)
+            raise Refused(f"the judge has no property {name[:100]}; it has {known}", "response_format")
+    return properties
+
+
+def _key(texts: Sequence[str], shown: Sequence[Image.Image]) -> str:
+    """SHA-256 of all that is judged."""
+    digest = hashlib.sha256()
+    pieces = [text.encode() for text in texts]
+    pieces += [piece for p in shown for piece in (f"{p.mode} {p.width}x{p.height}".encode(), p.tobytes())]
+    for piece in (f"{len(texts)} {len(shown)}".encode(), *pieces):
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+    return digest.hexdigest()
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+def judge_app(*, api_key: str | None = None, faults: Faults | None = None, ledger: Path | None = None) -> FastAPI:
+    """api_key: clients must bring it. ledger: a file to which each judgement is appended, as a line of JSON."""
+    app = FastAPI(title="unipic judge", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientDisconnect, _refused)
+    book, limiter = Ledger(ledger), CapacityLimiter(WORKERS)
+
+    @app.get("/health")
+    async def health() -> Mapping[str, str]:
+        return {"status": "ok"}
+
+    guarded = APIRouter(dependencies=[Depends(_Guard(api_key))])
+
+    @guarded.get("/v1/models")
+    async def models() -> Mapping[str, Any]:
+        return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "unipic"}]}
+
+    @guarded.get("/ledger")
+    async def summary() -> Mapping[str, Any]:
+        return book.summary()
+
+    @guarded.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        judged = await to_thread.run_sync(_Judged, await _body(request), limiter=limiter)
+        call = book.next_call()
+        fault = faults.of(call) if faults else None
+        choices = planted.choices(fault, judged.answer, judged.n)
+        body = JSONResponse(completion(call, MODEL, judged.texts, choices)).body
+        response = planted.response(fault, bytes(body))
+        if fault:
+            book.write(call, judged.key, fault=fault)
+        elif not await request.is_disconnected():  # an answer counts once it is sent
+            response.background = BackgroundTask(_noted, book, call, judged)
+        return response
+
+    app.include_router(guarded)
+    return app
+
+
+async def _noted(book: Ledger, call: int, judged: _Judged) -> None:
+    """On the event loop, before the client's next request is read."""
+    book.write(call, judged.key, answer=judged.answer)
+
+
+async def _body(request: Request) -> bytes:
+    """Reads to the end, so that a client that sends too much hears of it; keeps no more than is allowed."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MOST_BODY:
+            chunks.append(chunk)
+    if size > MOST_BODY:
+        raise Refused(f"the body is larger than {MOST_BODY // 10**6} MB", status=413)
+    return b"".join(chunks)
+
+
+class _Guard:
+    """Lets requests pass that bring the key, in constant time."""
+
+    def __init__(self, key: str | None) -> None:
+        self.key = key
+
+    async def __call__(self, request: Request) -> None:
+        scheme, _, brought = request.headers.get("authorization", "").partition(" ")
+        same = self.key is None or hmac.compare_digest(brought.strip().encode("latin-1"), self.key.encode())
+        if not same or (self.key is not None and scheme.lower() != "bearer"):
+            raise Refused("this needs the right key: Authorization: Bearer KEY", code="invalid_api_key", status=401)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """OpenAI's form of an error."""
+    if isinstance(error, HTTPException):  # no such route or method
+        error = Refused(str(error.detail), status=error.status_code)
+    if not isinstance(error, Refused):  # the client has gone
+        return Response(status_code=400)
+    said = {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
+    return JSONResponse({"error": said}, error.status)
+
+
+def serve_judge(
+    host: str,
+    port: int,
+    *,
+    api_key: str | None = None,
+    faults: Faults | None = None,
+    ledger: Path | None = None,
+) -> None:
+    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken."""
+    app = judge_app(api_key=api_key, faults=faults, ledger=ledger)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise UnipicError("nothing can be served there", f"{host}:{port}: {error}", "choose another port") from None
+    logging.disable(logging.NOTSET)  # a server has nothing to speak with but its log
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    address = f"[{host}]" if ":" in host else host
+    log.info("the judge %s listens at http://%s:%d/v1", MODEL, address, listening.getsockname()[1])
+    # Dropped connections end so, and on purpose.
+    logging.getLogger("uvicorn.error").addFilter(lambda r: "ASGI callable returned without" not in r.getMessage())
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listening])
