@@ -1,0 +1,64 @@
+"""Questions about pictures of the world, with their answers; and what a picture will be, from a prompt.
+
+The latter, `foresee`, stands for what a language model has read before it is given queries: asked to draw or to
+edit, it says what the picture will show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL.Image import Image
+
+from unipic.data.world import MOST_LIMITED
+from unipic.types import GENERATE_PREFIX, check_number, check_whole
+from unipic.world import edits, language
+from unipic.world import scene as scenes
+from unipic.world.language import pick
+from unipic.world.questions import KINDS, QA, questions
+from unipic.world.render import render
+
+FORESEE = "foresee"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """picture: None where there is none yet. qa: its kind is one of `questions.KINDS`, or "foresee"."""
+
+    id: str
+    qa: QA
+    picture: Image | None = field(repr=False)
+
+
+class QuestionSource:
+    """Sample i is a function of (seed, split, i). foresee: share of samples; all kinds of questions are alike frequent.
+
+    limit: draw from this many samples alone.
+    """
+
+    def __init__(self, seed: int = 0, split: str = "train", *, foresee: float = 0.3, limit: int | None = None) -> None:
+        check_number("share of foreseeing", foresee, 0, 1)
+        if limit is not None:
+            check_whole("limit of samples", limit, 1, MOST_LIMITED)
+        self.seed, self.split, self.foresee, self.limit = seed, split, foresee, limit
+
+    def load(self, number: int) -> Asked:
+        number = number % self.limit if self.limit else number
+        seed = self.seed << 48 | number
+        rng = np.random.default_rng([scenes.SPLITS.index(self.split), seed, len(KINDS)])
+        id = f"{self.split}-{seed:x}"
+        if rng.random() < self.foresee:
+            return self._foreseen(id, seed, rng)
+        scene = scenes.sample(seed, self.split)
+        asked = questions(scene, rng)
+        kind = pick(rng, sorted({qa.kind for qa in asked}))
+        return Asked(id, pick(rng, [qa for qa in asked if qa.kind == kind]), render(scene))
+
+    def _foreseen(self, id: str, seed: int, rng: np.random.Generator) -> Asked:
+        if rng.random() < 0.5:
+            edit = edits.sample(seed, self.split)
+            return Asked(id, QA(edit.instruction, language.caption(edit.target), FORESEE), render(edit.source))
+        scene = scenes.sample(seed, self.split)
+        said = language.prompts(scene, rng) if rng.random() < 0.5 else language.dense(scene, rng)
+        return Asked(id, QA(GENERATE_PREFIX + said.text, language.caption(scene), FORESEE), None)
