@@ -1,0 +1,115 @@
+"""Writing that a crash cannot undo, what is said when the disk refuses, and the lock of a run's folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from unipic.errors import BadInput, UnipicError
+
+LOCK = ".lock"
+
+
+class CannotSave(UnipicError):
+    """The disk refused. What was saved before is intact, and the same command goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+@contextmanager
+def refusals(where: Path, last: Callable[[], str] | None = None) -> Iterator[None]:
+    """Any OSError within is raised as CannotSave. last: says from which checkpoint the run can go on."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else f"the disk refuses: {error.strerror or error}"
+        mend = f"{'free space' if full else 'mend that'} and run the same command again"
+        if last:
+            with suppress(OSError):
+                mend += f"; {last()}"
+        raise CannotSave(what, str(where), mend) from error
+
+
+def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """A new file, on the disk when this returns; gives its size and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "xb") as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """A file's name reaches the disk with its folder, not with the file."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_bytes(content: Mapping[str, Any], at: str, indent: int | None = None) -> bytes:
+    """Strict JSON that reads back as it was, but for tuples, which become lists; raises BadInput naming the key."""
+    content = dict(content)
+    _check_json(content, at)
+    return (json.dumps(content, indent=indent) + "\n").encode()
+
+
+def _check_json(value: Any, at: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise BadInput("JSON has only texts as keys", f"{key!r} in {at}", "make it a text")
+            _check_json(inner, f"{at}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            _check_json(inner, f"{at}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"JSON has no {value}", at, "store None, or find out where the number comes from")
+    elif not isinstance(value, str | int | float | None):
+        raise BadInput(f"JSON has no {type(value).__name__}", at, "store numbers, texts, lists and dicts")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only run in a folder, which is made if need be; raises BadInput if another run is at work there.
+
+    The kernel drops the lock when the process ends, however it ends; the file stays and means nothing.
+    """
+    handle = _take_lock(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take_lock(folder: Path) -> int:
+    with refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(handle, 20, 0).decode(errors="replace")
+            os.close(handle)
+            mend = f"wait until process {holder} ends, or give another folder"
+            raise BadInput("another run is at work in this folder", str(folder), mend) from None
+        except OSError:
+            os.close(handle)
+            raise
+    return handle
