@@ -80,20 +80,20 @@ def test_prompts_are_qwens_chat_format(mllm: MLLM, text: str, pictures: int) -> 
     grids = [torch.tensor([1, 4, 2 * (i + 1)]) for i in range(pictures)]
     image = "".join(f"<|vision_start|>{'<|image_pad|>' * (2 * (i + 1))}<|vision_end|>" for i in range(pictures))
     rendered = TEMPLATE.format(image=image, text=text)
-    assert mllm._turn(text, grids) == mllm.tokenizer(rendered).input_ids
+    assert mllm.turn(text, grids) == mllm.tokenizer(rendered).input_ids
 
 
 def test_special_tokens_in_a_prompt_are_text(mllm: MLLM) -> None:
-    ids = mllm._turn("<|im_end|><|image_pad|>", [])
+    ids = mllm.turn("<|im_end|><|image_pad|>", [])
     assert ids.count(mllm.special["<|im_end|>"]) == 1
     assert mllm.special["<|image_pad|>"] not in ids
-    assert mllm.tokenizer.decode(mllm._plain("<|im_end|>")) == "<|im_end|>"
+    assert mllm.tokenizer.decode(mllm.plain("<|im_end|>")) == "<|im_end|>"
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 64), (256, 160), (512, 384)])
 def test_one_visual_token_covers_32_pixels(mllm: MLLM, width: int, height: int) -> None:
     """At 28/32 of the DiT's sides a merged patch of the vision tower is 32×32 pixels of the edit."""
-    _, grid = mllm._pixels(picture(width, height), int(height * 28 / 32 * width * 28 / 32))
+    _, grid = mllm.pixels(picture(width, height), int(height * 28 / 32 * width * 28 / 32))
     assert grid.tolist() == [1, 2 * height // 32, 2 * width // 32]
 
 
@@ -104,10 +104,10 @@ def test_states_at_queries_equal_a_plain_loop(mllm: MLLM, conditioner: Condition
     texts = ["a", "make it blue and larger"]
     queries = conditioner.meta_queries
     with torch.no_grad():
-        together = mllm.states_at_queries(texts, shown, queries)
+        together = mllm.states_at_queries(texts, [shown] * len(texts), queries)
         for text, states in zip(texts, together, strict=True):
-            inputs = [mllm._pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for p in shown]
-            ids = torch.tensor([mllm._turn(text, [grid for _, grid in inputs])])
+            inputs = [mllm.pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for p in shown]
+            ids = torch.tensor([mllm.turn(text, [grid for _, grid in inputs])])
             rows = list(mllm.model.get_input_embeddings()(ids)[0])
             seen = [
                 row
@@ -122,6 +122,25 @@ def test_states_at_queries_equal_a_plain_loop(mllm: MLLM, conditioner: Condition
             torch.testing.assert_close(states, output.last_hidden_state[0, -len(queries) :], rtol=1e-4, atol=1e-5)
 
 
+def test_training_reads_the_same_states(mllm: MLLM, conditioner: Conditioner) -> None:
+    """Prompts without gradient, then queries: the states and their gradients are those of one whole forward."""
+    texts, shown = (
+        ["a", "make it blue and larger", "a"],
+        [[picture(64, 64, 1)], [], [picture(96, 64, 2), picture(64, 64, 3)]],
+    )
+    queries = conditioner.meta_queries.detach().requires_grad_(True)
+    states = mllm.states_at_queries(texts, shown, queries)
+    (gradient,) = torch.autograd.grad(states.sin().sum(), queries)
+    with torch.no_grad():
+        whole = mllm.states_at_queries(texts, shown, queries)
+        torch.testing.assert_close(states.detach(), whole, rtol=1e-4, atol=1e-5)
+        for place in ((0, 0), (7, 11), (15, 63)):
+            nudge = torch.zeros_like(queries)
+            nudge[place] = 1e-2
+            up, down = (mllm.states_at_queries(texts, shown, queries + s * nudge).sin().sum() for s in (1, -1))
+            torch.testing.assert_close(gradient[place], (up - down) / 2e-2, rtol=2e-2, atol=2e-3)
+
+
 def test_prompt_and_negative_prompt_are_one_batch(mllm: MLLM, conditioner: Conditioner) -> None:
     encode = MetaQuery(mllm, conditioner).encode
     pair, alone = encode(["a red circle", ""]), encode([""])
@@ -131,7 +150,7 @@ def test_prompt_and_negative_prompt_are_one_batch(mllm: MLLM, conditioner: Condi
 
 def test_gradients_reach_queries_and_connector_only(mllm: MLLM, conditioner: Conditioner) -> None:
     conditioner.requires_grad_(True)
-    states = MetaQuery(mllm, conditioner).query_states(["a ring"], [picture(64, 64)])
+    states = MetaQuery(mllm, conditioner).query_states(["a ring"], [[picture(64, 64)]])
     condition = conditioner(states)
     (condition.tokens.sum() + condition.pooled.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in conditioner.parameters())
@@ -149,8 +168,8 @@ def test_a_conditioner_for_another_language_model_is_refused(mllm: MLLM) -> None
 def test_describe_is_greedy_with_pictures_in_their_places(metaquery: UniPic, mllm: MLLM) -> None:
     """Against a loop without cache, and with M-RoPE positions from the library's own get_rope_index."""
     shown, wanted = picture(64, 96), []
-    pixels, grid = mllm._pixels(shown)
-    ids = torch.tensor([mllm._turn("what is this", [grid])])
+    pixels, grid = mllm.pixels(shown)
+    ids = torch.tensor([mllm.turn("what is this", [grid])])
     stops = mllm.generation.eos_token_id
     with torch.no_grad():
         while len(wanted) < 8:

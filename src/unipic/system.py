@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from PIL.Image import Image
 
 from unipic import pictures
 from unipic.errors import BadInput
-from unipic.models import checkpoint
+from unipic.models import assembly
 from unipic.models.find import find_mllm, find_model
 from unipic.models.placement import Placement
 from unipic.parts import Parts
@@ -185,40 +183,23 @@ class UniPic:
 
         target: a folder that does not exist, or is empty; it appears whole or not at all.
         """
-        target, folder, parts = Path(target), self.parts.folder, self.parts
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise BadInput("there is something already", str(target), "give a new or empty folder")
+        folder, parts = self.parts.folder, self.parts
         if parts.placement.quantize != "none":
             raise BadInput("8-bit weights have no published layout", str(target), "load the model without --quantize")
         if parts.lora is not None:
             with parts.transformer.use():
                 pass  # merged now
-        changed = {"transformer": parts.transformer.loaded, "conditioner": parts.conditioner.loaded}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            new = Path(temporary) / "model"
-            for name in (*folder.components(), *(["mllm"] if folder.has("mllm") else [])):
-                if (module := changed.get(name)) is None:
-                    source = folder.check_subfolder(name)
-                    shutil.copytree(source, new / name, copy_function=shutil.copyfile, ignore=_no_data)
-                else:
-                    checkpoint.write_component(new, name, folder.config(name), module.state_dict())
-            if folder.has("model_index.json"):
-                shutil.copyfile(folder.file("model_index.json"), new / "model_index.json")
-            checkpoint.write_manifest(new, folder.defaults)
-            new.replace(target)
+        components = assembly.components_of(folder)
+        for name, module in (("transformer", parts.transformer.loaded), ("conditioner", parts.conditioner.loaded)):
+            if module is not None:
+                components[name] = assembly.Changed(folder.config(name), module.state_dict())
+        assembly.assemble(Path(target), components, folder.defaults)
 
     def _settings(self, task: str, **given: Any) -> dict[str, Any]:
         """The model's defaults under what was given."""
         if stray := set(given) - set(self.defaults[task]) - {"guidance_interval", "skip_layers"}:
             raise TypeError(f"{task}() has no setting {sorted(stray)[0]!r}")
         return {**self.defaults[task], **{k: v for k, v in given.items() if v is not None}}
-
-
-def _no_data(folder: str, names: list[str]) -> list[str]:
-    """What in a published folder is neither weights nor settings: pickles and Python are not copied along."""
-    kept = (".safetensors", ".json", ".txt", ".model", ".jinja")
-    return [name for name in names if not name.endswith(kept) and not Path(folder, name).is_dir()]
 
 
 def _seeds(seed: int | Sequence[int], texts: int, num_images: int) -> list[list[int]]:

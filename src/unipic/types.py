@@ -24,6 +24,8 @@ MAX_PICTURES = 256
 MAX_PROMPT = 16_384  # characters
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 
+GENERATE_PREFIX = "Generate an image: "  # MetaQuery: before a prompt without a picture; an instruction stands alone
+
 # The defaults of the published scripts, for folders that bring none.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "generate": {"width": 384, "height": 512, "steps": 50, "guidance_scale": 3.5, "negative_prompt": ""},

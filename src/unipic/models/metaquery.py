@@ -21,9 +21,7 @@ from unipic.errors import BadModel
 from unipic.models.checkpoint import describing_errors, fill, read_component
 from unipic.models.folder import ModelFolder
 from unipic.models.mllm import MLLM
-from unipic.types import Condition
-
-GENERATE_PREFIX = "Generate an image: "  # before a prompt without a picture; an editing instruction stands alone
+from unipic.types import GENERATE_PREFIX, Condition
 
 
 class SelfAttention(nn.Module):
@@ -152,12 +150,12 @@ class MetaQuery:
 
         The prompts are one right-padded batch, as published: prompt and negative prompt go together.
         """
-        condition: Condition = self.conditioner(self.query_states(prompts, pictures))
+        condition: Condition = self.conditioner(self.query_states(prompts, [pictures] * len(prompts)))
         return condition
 
-    def query_states(self, prompts: Sequence[str], pictures: Sequence[Image] = ()) -> Tensor:
-        """The language model's hidden states at the queries: B×num_queries×width."""
-        texts = prompts if pictures else [GENERATE_PREFIX + prompt for prompt in prompts]
+    def query_states(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> Tensor:
+        """The language model's hidden states at the queries, B×num_queries×width. pictures: of each prompt."""
+        texts = [prompt if own else GENERATE_PREFIX + prompt for prompt, own in zip(prompts, pictures, strict=True)]
         return self.mllm.states_at_queries(texts, pictures, self.conditioner.meta_queries)
 
 

@@ -59,37 +59,64 @@ class MLLM:
     def width(self) -> int:
         return int(self.model.config.text_config.hidden_size)
 
-    def states_at_queries(self, texts: Sequence[str], pictures: Sequence[Image], queries: Tensor) -> Tensor:
+    def states_at_queries(self, texts: Sequence[str], pictures: Sequence[Sequence[Image]], queries: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at `queries` appended to each text: B×len(queries)×width.
 
-        All texts share the pictures, which the vision tower sees once (the published code: once a text). Positions are
+        pictures: of each text; the vision tower sees each picture once (the published code: once a text). Positions are
         one-dimensional, the count of attended tokens, on all three axes of M-RoPE, also for pictures: the published
         code gives the model no token ids to find pictures by, and the weights are trained so.
-        """
-        device = self.device
-        # A token of the language model then covers the 32×32 pixels that a 2×2 patch of latents covers.
-        grids, seen = self._see([self._pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for p in pictures])
-        rows = [torch.tensor(self._turn(text, grids)) for text in texts]
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.special["<|endoftext|>"])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        mask = torch.cat([mask, mask.new_ones(len(rows), len(queries))], dim=1).to(device)
-        positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
 
-        embeds = self._embed(ids.to(device), seen)
-        embeds = torch.cat([embeds, queries.to(embeds.device, embeds.dtype).expand(len(rows), -1, -1)], dim=1)
-        output = self.model.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        Gradients reach the queries alone. What stands before them does not depend on them, so that part is computed
+        without gradient, and the queries read its keys and values.
+        """
+        embeds, mask = self._prompts(texts, pictures)
+        queries = queries.to(self.device, embeds.dtype).expand(len(texts), -1, -1)
+        mask = torch.cat([mask, mask.new_ones(len(texts), queries.shape[1])], dim=1)
+        positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
+        model, known, before = self.model.model.language_model, None, embeds.shape[1]
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                prompt = {"attention_mask": mask[:, :before], "position_ids": positions[..., :before]}
+                known = model(inputs_embeds=embeds, use_cache=True, **prompt).past_key_values
+            embeds, positions = queries, positions[..., before:]
+        else:
+            embeds = torch.cat([embeds, queries], dim=1)
+        output = model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=known,
+            use_cache=known is not None,
         )
-        states: Tensor = output.last_hidden_state[:, -len(queries) :]
+        states: Tensor = output.last_hidden_state[:, -queries.shape[1] :]
         return states
+
+    @torch.no_grad()
+    def _prompts(self, texts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> tuple[Tensor, Tensor]:
+        """Embeddings of right-padded user turns, B×L×width, and their mask, B×L."""
+        # A token of the language model then covers the 32×32 pixels that a 2×2 patch of latents covers.
+        distinct = {id(p): p for shown in pictures for p in shown}
+        inputs = {key: self.pixels(p, int(p.height * 28 / 32 * p.width * 28 / 32)) for key, p in distinct.items()}
+        seen = dict(zip(inputs, self.see(list(inputs.values())), strict=True))
+        rows = [self.turn(text, [inputs[id(p)][1] for p in shown]) for text, shown in zip(texts, pictures, strict=True)]
+        ids, mask = self.padded(rows)
+        return self.embed(ids, [seen[id(p)] for shown in pictures for p in shown]), mask
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids, right-padded to B×L, and their mask, on the device."""
+        ids = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.special["<|endoftext|>"]
+        )
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        return ids.to(self.device), mask.to(self.device)
 
     @torch.no_grad()
     def describe(self, pictures: Sequence[Image], question: str, max_new_tokens: int) -> Iterator[str]:
         """The answer, piece by piece; greedy, so the same question has the same answer."""
-        inputs = [self._pixels(p) for p in pictures]
+        inputs = [self.pixels(p) for p in pictures]
         grids = [grid for _, grid in inputs]
-        ids = torch.tensor([self._turn(question, grids)], device=self.device)
+        ids = torch.tensor([self.turn(question, grids)], device=self.device)
         image_mask = ids == self.special["<|image_pad|>"]
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
@@ -122,43 +149,45 @@ class MLLM:
         if failure:
             raise failure[0]
 
-    def _turn(self, text: str, grids: Sequence[Tensor]) -> list[int]:
+    def turn(self, text: str, grids: Sequence[Tensor]) -> list[int]:
         """Token ids of one user turn, pictures first, and the start of the answer."""
         ids = [self.special["<|im_start|>"]]
         before = "user\n"
         for grid in grids:
             pads = int(grid.prod()) // self.image_processor.merge_size**2
-            ids += [*self._plain(before), self.special["<|vision_start|>"]]
+            ids += [*self.plain(before), self.special["<|vision_start|>"]]
             ids += [self.special["<|image_pad|>"]] * pads + [self.special["<|vision_end|>"]]
             before = ""
-        ids += [*self._plain(before + text), self.special["<|im_end|>"], *self._plain("\n")]
-        return [*ids, self.special["<|im_start|>"], *self._plain("assistant\n")]
+        ids += [*self.plain(before + text), self.special["<|im_end|>"], *self.plain("\n")]
+        return [*ids, self.special["<|im_start|>"], *self.plain("assistant\n")]
 
-    def _plain(self, text: str) -> list[int]:
+    def plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 
-    def _pixels(self, picture: Image, pixels: int | None = None) -> tuple[Tensor, Tensor]:
+    def pixels(self, picture: Image, pixels: int | None = None) -> tuple[Tensor, Tensor]:
         """Patches and their grid (time, height, width); `pixels` fixes the picture's area, else the folder's bounds."""
         size = {"size": {"shortest_edge": pixels, "longest_edge": pixels}} if pixels else {}
         output = self.image_processor(images=[picture], return_tensors="pt", **size)
         return output["pixel_values"], output["image_grid_thw"][0]
 
-    def _see(self, inputs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Tensor | None]:
-        """The vision tower's tokens for all pictures, in order."""
+    def see(self, inputs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The vision tower's tokens of each picture; inputs: patches and grid of each."""
         if not inputs:
-            return [], None
-        grids = [grid for _, grid in inputs]
-        tower = self.model.model.visual
+            return []
+        grids = torch.stack([grid for _, grid in inputs]).to(self.device)
         patches = torch.cat([pixels for pixels, _ in inputs]).to(self.device, self.dtype)
-        return grids, tower(patches, grid_thw=torch.stack(grids).to(self.device)).pooler_output
+        tokens: Tensor = self.model.model.visual(patches, grid_thw=grids).pooler_output
+        counts = (grids.prod(-1) // self.image_processor.merge_size**2).tolist()
+        return list(torch.split(tokens, counts))
 
-    def _embed(self, ids: Tensor, seen: Tensor | None) -> Tensor:
+    def embed(self, ids: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """Embeddings of token ids, B×L, with pictures' tokens, in order, at their places: B×L×width."""
         embeds: Tensor = self.model.get_input_embeddings()(ids)
-        if seen is None:
+        if not seen:
             return embeds
         places = (ids == self.special["<|image_pad|>"]).unsqueeze(-1)
-        return embeds.masked_scatter(places, seen.to(embeds.dtype).repeat(len(ids), 1))
+        return embeds.masked_scatter(places, torch.cat(list(seen)).to(embeds.dtype))
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
@@ -209,6 +238,11 @@ def current_name(name: str) -> str:
     if name.startswith("model.") and not name.startswith(("model.visual.", "model.language_model.")):
         return name.replace("model.", "model.language_model.", 1)
     return name
+
+
+def published_name(name: str) -> str:
+    """The other way: what Qwen2.5-VL was published with."""
+    return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
 
 
 def _load_image_processor(folder: ModelFolder, model: Any) -> Any:

@@ -47,6 +47,10 @@ class TextEncoders:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:
         """One condition a prompt; text is taken literally."""
+        return self.read(prompts)
+
+    def read(self, prompts: Sequence[str]) -> Condition:
+        """The same, with gradients for whoever trains the encoders."""
         tokens, pooled = [], []
         clip_length = min(self.clip_tokenizers[0].model_max_length, self.clips[0].config.max_position_embeddings)
         for clip, tokenizer in zip(self.clips, self.clip_tokenizers, strict=True):

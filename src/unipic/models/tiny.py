@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from unipic.models.assembly import INDEX
 from unipic.models.checkpoint import write_component, write_manifest
 from unipic.models.kontext import KontextTransformer
 from unipic.models.metaquery import Conditioner
+from unipic.models.mllm import published_name
 
 WORDS = """
 a an the of on in to and with its is are it this that one two three four what how many where which photo picture image
@@ -45,7 +48,31 @@ QWEN_SPECIALS = """
 <|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|>
 <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>
 """.split()  # noqa: SIM905
-CLIP_WIDTH, T5_WIDTH, LLM_WIDTH, POOLED = 32, 64, 64, 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a tiny model. dit: layers and heads of 32. vae: channels from the full resolution to the latent's.
+
+    text: width of T5, half of which CLIP has. clip_tokens, t5_tokens: that they read. llm: width and layers. vision:
+    width and depth of its tower. connector: layers, as wide as T5. queries: of MetaQuery.
+    """
+
+    dit: tuple[int, int] = (3, 2)
+    vae: tuple[int, int, int, int] = (16, 16, 32, 32)
+    text: int = 64
+    text_layers: int = 2
+    clip_tokens: int = 16
+    t5_tokens: int = 48
+    llm: tuple[int, int] = (64, 2)
+    vision: tuple[int, int] = (32, 2)
+    connector: int = 2
+    queries: int = 16
+
+
+RANDOM = Sizes()  # for tests, where only the machinery counts
+TRAINED = Sizes(dit=(6, 4), vae=(16, 32, 64, 64), text=128, llm=(128, 4), vision=(64, 4))  # what learns the world
+POOLED = 64
 DEFAULTS = {
     "generate": {"width": 64, "height": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
     "edit": {"image_size": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
@@ -53,18 +80,18 @@ DEFAULTS = {
 }
 
 
-def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> None:
+def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, sizes: Sizes = RANDOM) -> None:
     """A random Kontext model."""
     torch.manual_seed(seed)
-    _write_transformer_and_vae(folder, dtype)
+    _write_transformer_and_vae(folder, dtype, sizes)
     for i, name in enumerate(("", "_2")):
-        tokenizer = clip_tokenizer()
+        tokenizer = clip_tokenizer(sizes.clip_tokens)
         tokenizer.save_pretrained(folder / f"tokenizer{name}")
         config = CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=CLIP_WIDTH,
-            intermediate_size=64,
-            num_hidden_layers=2,
+            hidden_size=sizes.text // 2,
+            intermediate_size=sizes.text,
+            num_hidden_layers=sizes.text_layers,
             num_attention_heads=2,
             projection_dim=POOLED // 2,
             max_position_embeddings=tokenizer.model_max_length,
@@ -74,47 +101,46 @@ def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16
             pad_token_id=tokenizer.pad_token_id,
         )
         _write(folder, f"text_encoder{name}", CLIPTextModelWithProjection(config), dtype)
-    t5 = t5_tokenizer()
+    t5 = t5_tokenizer(sizes.t5_tokens)
     t5.save_pretrained(folder / "tokenizer_3")
     t5_config = T5Config(
         vocab_size=len(t5),
-        d_model=T5_WIDTH,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
+        d_model=sizes.text,
+        d_kv=sizes.text // 4,
+        d_ff=2 * sizes.text,
+        num_layers=sizes.text_layers,
         num_heads=4,
         feed_forward_proj="gated-gelu",
     )
     _write(folder, "text_encoder_3", T5EncoderModel(t5_config), dtype)
-    index = {
-        "_class_name": "StableDiffusion3KontextPipeline",
-        "transformer": ["unipic.models.kontext", "SD3Transformer2DKontextModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     write_manifest(folder, {task: DEFAULTS[task] for task in ("generate", "edit")})
 
 
-def make_metaquery(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, queries: int = 16) -> None:
+def make_metaquery(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16, sizes: Sizes = RANDOM) -> None:
     """A random MetaQuery model, with its language model in `mllm/`."""
     torch.manual_seed(seed)
-    _write_transformer_and_vae(folder, dtype)
-    connector = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    _write_transformer_and_vae(folder, dtype, sizes)
+    connector = {
+        "hidden_size": sizes.text,
+        "intermediate_size": 2 * sizes.text,
+        "num_hidden_layers": sizes.connector,
+        "num_attention_heads": 4,
+    }
     conditioner = Conditioner(
         connector_config={**connector, "_attn_implementation": "flash_attention_2"},  # as the published config says
-        num_queries=queries,
-        llm_hidden_size=LLM_WIDTH,
+        num_queries=sizes.queries,
+        llm_hidden_size=sizes.llm[0],
         pooled_projection_dim=POOLED,
-        joint_attention_dim=T5_WIDTH,
+        joint_attention_dim=sizes.text,
     )
     nn.init.normal_(conditioner.meta_queries)
     _write(folder, "conditioner", conditioner, dtype)
-    make_mllm(folder / "mllm", dtype)
+    make_mllm(folder / "mllm", dtype, sizes)
     write_manifest(folder, DEFAULTS)
 
 
-def make_mllm(folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def make_mllm(folder: Path, dtype: torch.dtype = torch.float16, sizes: Sizes = RANDOM) -> None:
     """A random Qwen2.5-VL."""
     tokenizer = qwen_tokenizer()
     tokenizer.save_pretrained(folder)
@@ -122,23 +148,23 @@ def make_mllm(folder: Path, dtype: torch.dtype = torch.float16) -> None:
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": LLM_WIDTH,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
+            "hidden_size": sizes.llm[0],
+            "intermediate_size": 2 * sizes.llm[0],
+            "num_hidden_layers": sizes.llm[1],
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": _mrope(sizes.llm[0] // 8)},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
+            "depth": sizes.vision[1],
+            "hidden_size": sizes.vision[0],
+            "intermediate_size": 2 * sizes.vision[0],
             "num_heads": 2,
-            "out_hidden_size": LLM_WIDTH,
-            "fullatt_block_indexes": [1],
+            "out_hidden_size": sizes.llm[0],
+            "fullatt_block_indexes": [sizes.vision[1] - 1],
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -153,16 +179,21 @@ def make_mllm(folder: Path, dtype: torch.dtype = torch.float16) -> None:
     (folder / "generation_config.json").write_text(json.dumps(stops, indent=2) + "\n")
 
 
-def _write_transformer_and_vae(folder: Path, dtype: torch.dtype) -> None:
+def _mrope(half: int) -> list[int]:
+    """How the halves of a head's dimensions are shared by time, height and width: 2 to 3 to 3, as in Qwen2.5-VL."""
+    return [half // 4, half * 3 // 8, half * 3 // 8]
+
+
+def _write_transformer_and_vae(folder: Path, dtype: torch.dtype, sizes: Sizes) -> None:
     # sample_size = patch_size · pos_embed_max_size spaces neighbouring tokens by 1: a small model tells them apart
     transformer = KontextTransformer(
         sample_size=32,
         patch_size=2,
-        num_layers=3,
+        num_layers=sizes.dit[0],
         attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=T5_WIDTH,
-        caption_projection_dim=64,
+        num_attention_heads=sizes.dit[1],
+        joint_attention_dim=sizes.text,
+        caption_projection_dim=32 * sizes.dit[1],
         pooled_projection_dim=POOLED,
         pos_embed_max_size=16,
         dual_attention_layers=(0,),
@@ -171,7 +202,7 @@ def _write_transformer_and_vae(folder: Path, dtype: torch.dtype) -> None:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 32, 32),
+        block_out_channels=sizes.vae,
         layers_per_block=1,
         norm_num_groups=8,
         latent_channels=16,
@@ -208,11 +239,6 @@ def _plain_config(model: Any) -> dict[str, Any]:
         return content | {"architectures": [type(model).__name__]}
     content = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
     return content | {"_class_name": type(model).__name__.replace("KontextTransformer", "SD3Transformer2DKontextModel")}
-
-
-def published_name(name: str) -> str:
-    """The tensor names that Qwen2.5-VL was published with."""
-    return name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
 
 
 def clip_tokenizer(length: int = 16) -> Any:

@@ -37,9 +37,13 @@ class VAE:
 
         The published code draws from the posterior without a seed, so that a seed does not fix an edit; its mode does.
         """
-        pixels = np.array(picture.convert("RGB"), dtype=np.float32) / 255
-        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None] * 2 - 1
-        self._tile(picture.width * picture.height)
+        return self.latents(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None])
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """B×C×H×W latents, the posterior's modes, of B×3×h×w pictures in grey levels 0 to 255."""
+        batch = pixels.float() / 255 * 2 - 1
+        self._tile(pixels.shape[-1] * pixels.shape[-2])
         posterior = self.module.encode(batch.to(self.module.device, self.module.dtype)).latent_dist
         return self.normalised(posterior.mode())
 
