@@ -36,3 +36,19 @@ def euler(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Ten
 def predicted_x0(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     """Where the straight path through x ends: the present estimate of the clean latent."""
     return x.float() - sigma * velocity.float()
+
+
+def interpolate(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """The point x_t = (1 − t)·x0 + t·ε of each sample's path. x0, noise: B×…; t: B."""
+    t = t.view(-1, *(1,) * (x0.ndim - 1))
+    return (1 - t) * x0 + t * noise
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Noise levels moved towards 1 for larger pictures: s·t / (1 + (s − 1)·t) (SD3, eq. 23)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def logit_normal(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Noise levels whose logit is normal (SD3, eq. 19), from standard normal numbers."""
+    return torch.sigmoid(mean + std * normal)

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import transformers
 from PIL.Image import Image
 
 from unipic import pictures
@@ -19,10 +17,6 @@ from unipic.parts import Parts
 from unipic.pictures import PictureLike
 from unipic.pipeline import OnStep, make_pictures
 from unipic.types import DEFAULTS, MAX_PICTURES, MAX_SEED, Request, check_text, check_whole
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
-diffusers.logging.set_verbosity_error()
 
 EDIT_MULTIPLE = 32  # pixels: one token of the language model, four of the DiT
 

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unipic.cli import pictures, world
+from unipic.cli import pictures, train, world
 from unipic.errors import PromptCut, UnipicError, one_line
 
 SETTINGS: dict[str, Any] = {
@@ -35,11 +35,15 @@ app.command()(pictures.generate)
 app.command()(pictures.edit)
 app.command()(pictures.describe)
 app.command()(pictures.info)
+app.command()(train.train)
 of_world = typer.Typer(help="The embedded world: its scenes, pictures and texts, and an exact judge.", **SETTINGS)
 of_world.command()(world.show)
 of_world.command()(world.export)
 of_world.command()(world.judge)
 app.add_typer(of_world, name="world")
+of_data = typer.Typer(help="Training data.", **SETTINGS)
+of_data.command()(train.check)
+app.add_typer(of_data, name="data")
 
 
 def main(arguments: list[str] | None = None) -> None:

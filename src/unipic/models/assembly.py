@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unipic.errors import BadInput
-from unipic.models.checkpoint import write_component, write_manifest
+from unipic.models.checkpoint import read_component, write_component, write_manifest
 from unipic.models.folder import ModelFolder
 
+_TWICE = {"encoder.embed_tokens.weight"}  # T5 stores it once, as shared.weight
 INDEX = {
     "_class_name": "StableDiffusion3KontextPipeline",
     "transformer": ["unipic.models.kontext", "SD3Transformer2DKontextModel"],
@@ -34,6 +36,16 @@ class Changed:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     beside: ModelFolder | None = None
+
+    @classmethod
+    def over(cls, folder: ModelFolder, name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Changed:
+        """A folder's component with some of its tensors (buffers, often, are not among those that were trained)."""
+        at = "" if name == "mllm" else None
+        stored = read_component(folder, name, None, at)
+        if lost := [key for key in tensors if key not in stored and key not in _TWICE]:
+            raise AssertionError(f"{name} stores no {lost[:5]}")
+        new = {key: tensors.get(key, tensor).to(dtype) for key, tensor in stored.items()}
+        return cls(folder.config(name, at), new, folder if name == "mllm" else None)
 
 
 def components_of(folder: ModelFolder) -> dict[str, ModelFolder | Changed]:

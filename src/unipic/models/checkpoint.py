@@ -12,13 +12,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from unipic.errors import BadModel, UnipicError
 from unipic.models.folder import FORMAT_VERSION, LAYOUTS, ModelFolder, did_you_mean
 from unipic.models.weights import check_tensors, file_sha256, read_tensors, write_tensors
+
+# What these libraries say of loading, we say ourselves.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+diffusers.logging.set_verbosity_error()
 
 T = TypeVar("T")
 MAX_LAYERS = 1000

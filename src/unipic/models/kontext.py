@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import SD3Transformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipic.models.checkpoint import blank_diffusers, fill, read_component
 from unipic.models.folder import ModelFolder
@@ -61,6 +61,21 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]  # diffus
         target = target.unflatten(1, (height, width)).unflatten(3, (patch, patch, self.out_channels))
         velocity: Tensor = target.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
         return velocity
+
+
+def initialise(transformer: KontextTransformer) -> None:
+    """Weights to train from nothing, as in DiT: every block and the output begin as if they were not there."""
+    for name, parameter in transformer.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.constant_(
+                parameter, 1.0 if name.endswith(("norm_q.weight", "norm_k.weight")) or "norm_added" in name else 0.0
+            )
+        elif "norm" in name or name.startswith("proj_out"):  # adaptive modulations, gates among them
+            nn.init.zeros_(parameter)
+        elif "timestep_embedder" in name or "text_embedder" in name:
+            nn.init.normal_(parameter, std=0.02)
+        else:
+            nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
 
 
 def blank_transformer(folder: ModelFolder) -> KontextTransformer:

@@ -1,7 +1,8 @@
 """Tiny models in both published layouts, with random weights: the real code paths in seconds.
 
-    python -m unipic.models.tiny FOLDER        writes FOLDER/tiny (MetaQuery, its language model inside)
-                                               and FOLDER/tiny-kontext
+    python -m unipic.models.tiny FOLDER              writes FOLDER/tiny (MetaQuery, its language model inside)
+                                                     and FOLDER/tiny-kontext
+    python -m unipic.models.tiny FOLDER --to-train   the same, larger, as training from nothing begins
 
 Their tokenizers know some words of the embedded world whole and any other text by its letters or bytes.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,9 +36,10 @@ from transformers import (
 
 from unipic.models.assembly import INDEX
 from unipic.models.checkpoint import write_component, write_manifest
-from unipic.models.kontext import KontextTransformer
+from unipic.models.kontext import KontextTransformer, initialise
 from unipic.models.metaquery import Conditioner
 from unipic.models.mllm import published_name
+from unipic.world import instructions, language
 
 WORDS = """
 a an the of on in to and with its is are it this that one two three four what how many where which photo picture image
@@ -68,10 +71,17 @@ class Sizes:
     vision: tuple[int, int] = (32, 2)
     connector: int = 2
     queries: int = 16
+    to_train: bool = False  # weights to begin training from, and tokenizers that know all of the world's words
+
+    @property
+    def words(self) -> list[str]:
+        if not self.to_train:
+            return WORDS
+        return sorted({*language.vocabulary(), *instructions.vocabulary()})
 
 
 RANDOM = Sizes()  # for tests, where only the machinery counts
-TRAINED = Sizes(dit=(6, 4), vae=(16, 32, 64, 64), text=128, llm=(128, 4), vision=(64, 4))  # what learns the world
+TO_TRAIN = Sizes(dit=(6, 4), vae=(16, 32, 64, 64), text=128, llm=(128, 4), vision=(64, 4), to_train=True)
 POOLED = 64
 DEFAULTS = {
     "generate": {"width": 64, "height": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
@@ -85,7 +95,7 @@ def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16
     torch.manual_seed(seed)
     _write_transformer_and_vae(folder, dtype, sizes)
     for i, name in enumerate(("", "_2")):
-        tokenizer = clip_tokenizer(sizes.clip_tokens)
+        tokenizer = clip_tokenizer(sizes.words, sizes.clip_tokens)
         tokenizer.save_pretrained(folder / f"tokenizer{name}")
         config = CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -100,8 +110,8 @@ def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        _write(folder, f"text_encoder{name}", CLIPTextModelWithProjection(config), dtype)
-    t5 = t5_tokenizer(sizes.t5_tokens)
+        _write(folder, f"text_encoder{name}", CLIPTextModelWithProjection(config), dtype, sizes.to_train)
+    t5 = t5_tokenizer(sizes.words, sizes.t5_tokens)
     t5.save_pretrained(folder / "tokenizer_3")
     t5_config = T5Config(
         vocab_size=len(t5),
@@ -112,7 +122,7 @@ def make_kontext(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16
         num_heads=4,
         feed_forward_proj="gated-gelu",
     )
-    _write(folder, "text_encoder_3", T5EncoderModel(t5_config), dtype)
+    _write(folder, "text_encoder_3", T5EncoderModel(t5_config), dtype, sizes.to_train)
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     write_manifest(folder, {task: DEFAULTS[task] for task in ("generate", "edit")})
 
@@ -135,14 +145,14 @@ def make_metaquery(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float
         joint_attention_dim=sizes.text,
     )
     nn.init.normal_(conditioner.meta_queries)
-    _write(folder, "conditioner", conditioner, dtype)
+    _write(folder, "conditioner", conditioner, dtype, sizes.to_train)
     make_mllm(folder / "mllm", dtype, sizes)
     write_manifest(folder, DEFAULTS)
 
 
 def make_mllm(folder: Path, dtype: torch.dtype = torch.float16, sizes: Sizes = RANDOM) -> None:
     """A random Qwen2.5-VL."""
-    tokenizer = qwen_tokenizer()
+    tokenizer = qwen_tokenizer(sizes.words)
     tokenizer.save_pretrained(folder)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in QWEN_SPECIALS}
     config = Qwen2_5_VLConfig(
@@ -172,7 +182,7 @@ def make_mllm(folder: Path, dtype: torch.dtype = torch.float16, sizes: Sizes = R
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )
-    _write(folder, "mllm", Qwen2_5_VLForConditionalGeneration(config), dtype, at="")
+    _write(folder, "mllm", Qwen2_5_VLForConditionalGeneration(config), dtype, sizes.to_train, at="")
     processor = {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
     stops = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
@@ -212,15 +222,17 @@ def _write_transformer_and_vae(folder: Path, dtype: torch.dtype, sizes: Sizes) -
         shift_factor=0.0,
         scaling_factor=1.0,
     )
-    _write(folder, "transformer", transformer, dtype)
-    _write(folder, "vae", vae, dtype)
+    _write(folder, "transformer", transformer, dtype, sizes.to_train)
+    _write(folder, "vae", vae, dtype, sizes.to_train)
     schedule = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
     write_component(folder, "scheduler", schedule, {})
 
 
-def _write(folder: Path, component: str, model: Any, dtype: torch.dtype, at: str | None = None) -> None:
-    """Weights redrawn by width, so that prompts, seeds and references all show in a picture."""
-    for name, parameter in model.named_parameters():
+def _write(folder: Path, component: str, model: Any, dtype: torch.dtype, to_train: bool, at: str | None = None) -> None:
+    """Weights as the libraries draw them, to train; else by width, so that prompts, seeds and references all show."""
+    if to_train and component == "transformer":
+        initialise(model)
+    for name, parameter in model.named_parameters() if not to_train else ():
         if parameter.ndim > 1 and "meta_queries" not in name:
             fan_in = parameter[0].numel()
             nn.init.normal_(parameter, std=1.0 if "embed" in name and parameter.ndim == 2 else fan_in**-0.5)
@@ -241,10 +253,10 @@ def _plain_config(model: Any) -> dict[str, Any]:
     return content | {"_class_name": type(model).__name__.replace("KontextTransformer", "SD3Transformer2DKontextModel")}
 
 
-def clip_tokenizer(length: int = 16) -> Any:
+def clip_tokenizer(words: Sequence[str], length: int) -> Any:
     """Byte-level BPE with CLIP's end-of-word marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges("</w>")
+    merges = _merges([*dict.fromkeys(word.lower() for word in words)], "</w>")
     vocab = [
         *alphabet,
         *(a + "</w>" for a in alphabet),
@@ -256,30 +268,30 @@ def clip_tokenizer(length: int = 16) -> Any:
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=length)
 
 
-def qwen_tokenizer() -> Any:
+def qwen_tokenizer(words: Sequence[str]) -> Any:
     """Byte-level BPE with Qwen2.5-VL's special tokens."""
-    merges = _merges("")
+    merges = _merges(words, "")
     vocab = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(m) for m in merges)]
     ids = {token: i for i, token in enumerate(dict.fromkeys(vocab))}
     return Qwen2Tokenizer(vocab=ids, merges=merges, extra_special_tokens=QWEN_SPECIALS, model_max_length=4096)
 
 
-def t5_tokenizer(length: int = 48) -> Any:
+def t5_tokenizer(words: Sequence[str], length: int) -> Any:
     """Unigram pieces: our words whole, anything else by its letters."""
     letters = [chr(c) for c in range(33, 127)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
-    pieces += [(letter, -8.0) for letter in letters] + [("▁" + word, -2.0) for word in WORDS]
+    pieces += [(letter, -8.0) for letter in letters] + [("▁" + word, -2.0) for word in words]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
 
 
-def _merges(end_of_word: str) -> list[tuple[str, str]]:
+def _merges(known: Sequence[str], end_of_word: str) -> list[tuple[str, str]]:
     """BPE merges that make our words whole (for an empty `end_of_word`, also with a space before them).
 
     The library's trainer breaks ties differently from run to run; this one takes the first in alphabetical order.
     """
     space = "Ġ"  # how byte-level BPE writes a space
-    words = [[*w[:-1], w[-1] + end_of_word] for w in WORDS]
-    words += [] if end_of_word else [[space, *w] for w in WORDS]
+    words = [[*w[:-1], w[-1] + end_of_word] for w in known]
+    words += [] if end_of_word else [[space, *w] for w in known]
     merges = []
     while pairs := Counter(pair for word in words for pair in pairwise(word)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -299,9 +311,10 @@ def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    make_metaquery(folder / "tiny")
-    make_kontext(folder / "tiny-kontext")
+    folder, to_train = Path(sys.argv[1]), "--to-train" in sys.argv[2:]
+    sizes, dtype = (TO_TRAIN, torch.float32) if to_train else (RANDOM, torch.float16)
+    make_metaquery(folder / "tiny", dtype=dtype, sizes=sizes)
+    make_kontext(folder / "tiny-kontext", dtype=dtype, sizes=sizes)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""Batches of pictures with texts, from any source, and what the frozen parts make of them.
+
+A step has one task and one size. Tasks alternate step by step (paper §3.1); resolution rises as the recipe says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from pydantic import Field
+from torch import Tensor
+
+from unipic.config import Strict
+from unipic.data.folder import FolderSource
+from unipic.data.mixture import Mixture
+from unipic.data.source import Example, Size, Source, Task
+from unipic.data.world import TEXTS, WorldSource
+from unipic.errors import BadInput
+from unipic.train.cache import Cache
+from unipic.train.loop import Micro
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class WorldConfig(Strict):
+    """The embedded world (see `data.world.WorldSource`). types, texts: weights by name; all alike where left out."""
+
+    kind: Literal["world"] = "world"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    split: Literal["train", "test"] = "train"
+    texts: dict[str, float] | None = None
+    types: dict[str, float] | None = None
+    copy_share: Share = 0.0
+    max_objects: Annotated[int, Field(ge=1, le=4)] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    def open(self, seed: int) -> Source:
+        return WorldSource(
+            seed,
+            self.split,
+            types=self.types,
+            copy_share=self.copy_share,
+            max_objects=self.max_objects,
+            limit=self.limit,
+            texts=TEXTS if self.texts is None else self.texts,
+        )
+
+
+class FolderConfig(Strict):
+    """A folder of pictures with its metadata.jsonl (see `data.metadata`)."""
+
+    kind: Literal["folder"]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    path: str
+
+    def open(self, seed: int) -> Source:
+        return FolderSource(self.path, seed)
+
+
+class Phase(Strict):
+    """From a step on, pictures of at most resolution² pixels."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    resolution: Annotated[int, Field(ge=32)]
+
+
+class DataConfig(Strict):
+    """sources: drawn from by weight. tasks: alternate. phases: progressive resolution.
+
+    cache_gb: memory for latents and conditions. cache_dir: keeps them on disk too, for other runs.
+    """
+
+    sources: tuple[Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")], ...] = (WorldConfig(),)
+    tasks: tuple[Task, ...] = ("generate", "edit")
+    phases: tuple[Phase, ...] = (Phase(resolution=128),)
+    cache_gb: Annotated[float, Field(ge=0)] = 1.0
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Pictures(Micro):
+    """Samples with pictures. pixels: B×3×H×W, and of each reference, in grey levels 0 to 255.
+
+    keys: under which their latents may be kept; None for what never comes again.
+    """
+
+    task: Task
+    texts: tuple[str, ...]
+    pixels: Tensor
+    references: tuple[Tensor, ...]
+    keys: tuple[str | None, ...]
+
+    @property
+    def size(self) -> Size:
+        return self.pixels.shape[-1], self.pixels.shape[-2]
+
+
+class Batches:
+    """The batches of a run: pure functions of the step, on the CPU."""
+
+    def __init__(self, data: DataConfig, seed: int, batch: int, micro: int | None) -> None:
+        self.data, self.seed, self.batch, self.micro = data, seed, batch, micro or batch
+        if not data.tasks or not data.sources:
+            raise BadInput("there is nothing to train on", "data", "give at least one task and one source")
+        if data.phases[0].step or list(data.phases) != sorted(data.phases, key=lambda p: p.step):
+            raise BadInput("the phases do not begin at step 0, or are out of order", "data.phases", "sort them by step")
+
+    @cached_property
+    def source(self) -> Source:
+        opened = [(config.open(self.seed), config.weight) for config in self.data.sources]
+        return opened[0][0] if len(opened) == 1 else Mixture(opened, self.seed)
+
+    def examples(self, step: int, share: Sequence[int]) -> list[Example]:
+        """The samples at these places of the step's batch."""
+        task = self.data.tasks[step % len(self.data.tasks)]
+        resolution = [phase.resolution for phase in self.data.phases if phase.step <= step][-1]
+        draw = self.source.draw(task, step // len(self.data.tasks), self.batch, resolution)
+        return [self.source.load(draw, i) for i in share]
+
+    def micros(self, step: int, share: range) -> list[Pictures]:
+        """A share of a batch, in forwards."""
+        parts = [share[i : i + self.micro] for i in range(0, len(share), self.micro)]
+        return [self._micro(step, part, self.examples(step, part)) for part in parts]
+
+    def _micro(self, step: int, places: range, examples: Sequence[Example]) -> Pictures:
+        lasting = any(c.kind == "folder" or c.limit for c in self.data.sources)
+        return pictures_of(examples, tuple(step * self.batch + place for place in places), lasting)
+
+
+def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = (), lasting: bool = False) -> Pictures:
+    """Examples of one task and size as one forward. lasting: they come again, so that their latents may be kept."""
+    return Pictures(
+        numbers=numbers,
+        ids=tuple(e.id for e in examples),
+        task=examples[0].task,
+        texts=tuple(e.text for e in examples),
+        pixels=stacked([e.picture for e in examples]),
+        references=tuple(stacked(column) for column in zip(*(e.references for e in examples), strict=True)),
+        keys=tuple(f"{e.id} {e.picture.size}" if lasting else None for e in examples),
+    )
+
+
+def stacked(pictures: Sequence[Image]) -> Tensor:
+    """B×3×H×W grey levels of RGB pictures of one size."""
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+
+
+def cache_of(data: DataConfig, scope: str) -> Cache:
+    """A cache of the size, and in the folder, that a recipe says. scope: see `Cache`."""
+    folder = None if data.cache_dir is None else Path(data.cache_dir)
+    return Cache(int(data.cache_gb * 2**30), folder, scope)

@@ -1,0 +1,108 @@
+"""Joint: connector, queries and DiT learn generation and editing together; the language model stays (paper §3.3).
+
+It starts from align's MetaQuery folder, with the transformer of a Kontext run put in its DiT's place. `tune` says what
+is trained (paper, Table 3), `reference` who sees the picture to be edited (Table 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+from torch import nn
+
+from unipic.config import Strict
+from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.find import find_mllm, find_model
+from unipic.models.kontext import load_transformer
+from unipic.models.metaquery import load_conditioner
+from unipic.models.mllm import load_mllm
+from unipic.models.placement import DTYPES
+from unipic.models.vae import VAE, load_vae
+from unipic.train.batches import Batches
+from unipic.train.dit import Latents, trained_transformer, transformer_component, wrong_kind
+from unipic.train.lora import LoraConfig, save_lora
+from unipic.train.metaquery import MetaQueryConfig, MetaQueryStage
+from unipic.train.optim import Tensors
+from unipic.train.processes import Processes
+
+
+class TuneConfig(Strict):
+    connector: bool = True
+    dit: bool = True
+
+    @model_validator(mode="after")
+    def something_is_trained(self) -> TuneConfig:
+        if not (self.connector or self.dit):
+            raise ValueError("nothing is trained: tune the connector, the dit, or both")
+        return self
+
+
+class JointConfig(MetaQueryConfig):
+    """model: a MetaQuery folder. transformer: the folder whose DiT is taken instead of that model's own.
+
+    mllm: where it is not inside the model. lora: of the DiT, in place of all its weights.
+    """
+
+    stage: Literal["joint"]
+    model: str = "tiny"
+    mllm: str | None = None
+    transformer: str | None = None
+    tune: TuneConfig = TuneConfig()
+    lora: LoraConfig | None = None
+
+
+class JointStage(MetaQueryStage):
+    def __init__(self, config: JointConfig) -> None:
+        self.config = config
+        self.folder = find_model(config.model)
+        if self.folder.kind != "metaquery":
+            raise wrong_kind(config.model, "a MetaQuery model, such as align makes")
+        self.mllm_folder = find_mllm(self.folder, config.mllm)
+        self.dit_folder = self.folder if config.transformer is None else find_model(config.transformer)
+        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
+
+    def place(self, processes: Processes) -> None:
+        config, device, dtype = self.config, processes.device, processes.dtype
+        if self.mllm_folder is None:
+            raise wrong_kind(config.model, "a model with its language model; give mllm")
+        if config.tune.dit:
+            self.transformer = trained_transformer(
+                self.dit_folder,
+                config.lora,
+                seed=config.seed,
+                checkpointing=config.gradient_checkpointing,
+                device=device,
+            )
+        else:
+            self.transformer = load_transformer(self.dit_folder, dtype)
+            self.transformer.to(device)
+        self.vae = VAE(load_vae(self.folder, dtype).to(device))
+        self.mllm = load_mllm(self.mllm_folder, dtype, device)
+        self.mllm.model.to(device)
+        self.conditioner = load_conditioner(self.folder, torch.float32 if config.tune.connector else dtype).to(device)
+        self.conditioner.requires_grad_(config.tune.connector)
+        self.conditioner.connector.gradient_checkpointing = config.gradient_checkpointing
+        self.latents = Latents(self.vae, config.data, self.folder.weights_hash(), device)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:  # type: ignore[override]
+        modules: dict[str, nn.Module] = {"conditioner": self.conditioner, "transformer": self.transformer}
+        chosen = {"conditioner": self.config.tune.connector, "transformer": self.config.tune.dit}
+        return {name: module for name, module in modules.items() if chosen[name]}
+
+    def export(self, folder: Path, weights: Tensors) -> None:
+        dtype, components = DTYPES[self.config.save_dtype], components_of(self.folder)
+        components["transformer"] = self.dit_folder
+        if self.mllm_folder is not None:
+            components["mllm"] = self.mllm_folder
+        if "conditioner" in weights:
+            components["conditioner"] = Changed.over(self.folder, "conditioner", weights["conditioner"], dtype)
+        if "transformer" in weights:
+            components["transformer"] = transformer_component(self.dit_folder, weights, self.config.lora, dtype)
+            if self.config.lora is not None:
+                save_lora(folder.with_name("lora"), weights["transformer"], self.config.lora)
+        assemble(folder, components, self.folder.defaults)

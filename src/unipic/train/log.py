@@ -1,0 +1,172 @@
+"""What a run leaves to be read: log.jsonl, grids of fixed prompts, report.html, a progress bar; trackers if asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from unipic.errors import BadInput
+from unipic.pictures import SETTINGS_KEY, load, save_png
+from unipic.report import Page, Picture
+from unipic.train.lines import append_line, read_lines, truncate_after
+
+SMOOTH = 0.98  # of the bar's loss, that a step keeps
+SMOOTHED = ("loss", "grad_norm")  # curves that are drawn smoothed over themselves
+GAP = 4  # pixels between the pictures of a grid
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of a fixed prompt (the references of an edit first), and whether they are right, where that is known."""
+
+    caption: str
+    pictures: tuple[Image.Image, ...]
+    right: bool | None = None
+
+
+class RunLog:
+    """Written by the first process alone; in the others it does nothing. start: steps that were done before."""
+
+    def __init__(self, run: Path, config: Any, start: int, first: bool) -> None:
+        self.run, self.config, self.first = run, config, first
+        self.path = run / "log.jsonl"
+        self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
+        self.loss: float | None = None
+        self.step, self.since = start, time.perf_counter()
+        self.trackers = [_TRACKERS[name](run, config) for name in config.track] if first else []
+        if first:
+            truncate_after(self.path, start)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        for tracker in self.trackers:
+            tracker.close()
+        if self.first:
+            self.report()
+
+    def add(self, record: dict[str, Any]) -> None:
+        """What one step says: every so many steps to the file, and always what was skipped."""
+        if not self.first:
+            return
+        loss, step = record["loss"], record["step"]
+        if math.isfinite(loss):
+            self.loss = loss if self.loss is None else SMOOTH * self.loss + (1 - SMOOTH) * loss
+        if step % self.config.log_every == 0 or step == self.config.steps or record.get("skipped"):
+            now = time.perf_counter()
+            speed = (step - self.step) * self.config.batch / (now - self.since)
+            self.step, self.since = step, now
+            append_line(self.path, {**record, "samples_per_s": round(speed, 2)})
+            for tracker in self.trackers:
+                tracker.add(step, {k: v for k, v in record.items() if isinstance(v, float)})
+            self.bar.set_postfix(loss=f"{self.loss or loss:.4f}", samples=f"{speed:.1f}/s", refresh=False)
+        self.bar.update()
+
+    def show(self, shown: Sequence[Shown], step: int) -> None:
+        """A grid of pictures as samples/step_*.png, with its captions beside it."""
+        if not self.first or not shown:
+            return
+        grid = contact(shown)
+        captions = [{"caption": s.caption, "right": s.right} for s in shown]
+        grid.info[SETTINGS_KEY] = json.dumps({"task": "samples", "step": step, "samples": captions})
+        save_png(grid, self.run / "samples" / f"step_{step:08d}.png")
+        known = [s.right for s in shown if s.right is not None]
+        if known:
+            append_line(self.path, {"step": step, "right": sum(known) / len(known)})
+        for tracker in self.trackers:
+            tracker.picture(step, grid)
+
+    def report(self) -> None:
+        """report.html, from what the run has written."""
+        lines = [line for line in read_lines(self.path) if isinstance(line.get("step"), int)]
+        page = Page(f"{self.config.stage}: {self.run.name}")
+        names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float))
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            page.curves(name, {name: points}, smooth=name in SMOOTHED)
+        if skipped := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get("skipped")]:
+            page.table("Steps without a finite gradient", ("step", "samples"), skipped)
+        if grids := sorted((self.run / "samples").glob("step_*.png")):
+            ends = dict.fromkeys((grids[0], grids[-1]))
+            page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])
+        page.settings(self.config.model_dump(mode="json"))
+        page.write(self.run / "report.html")
+
+
+def contact(shown: Sequence[Shown], columns: int = 8) -> Image.Image:
+    """Pictures in rows; those known to be right or wrong framed in green or red."""
+    cells = []
+    for one in shown:
+        width = sum(p.width + GAP for p in one.pictures) + GAP
+        cell = Image.new("RGB", (width, max(p.height for p in one.pictures) + 2 * GAP), _FRAMES[one.right])
+        left = GAP
+        for picture in one.pictures:
+            cell.paste(picture, (left, GAP))
+            left += picture.width + GAP
+        cells.append(cell)
+    width, height = max(c.width for c in cells), max(c.height for c in cells)
+    columns = min(columns, len(cells))
+    page = Image.new("RGB", ((width + GAP) * columns, (height + GAP) * -(-len(cells) // columns)), "white")
+    for i, cell in enumerate(cells):
+        page.paste(cell, (i % columns * (width + GAP), i // columns * (height + GAP)))
+    return page
+
+
+_FRAMES = {None: "#b0b0b0", True: "#2e9e4f", False: "#d0382b"}
+
+
+class _TensorBoard:
+    def __init__(self, run: Path, config: Any) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        self.writer: Any = SummaryWriter(str(run / "tensorboard"))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        import numpy as np
+
+        self.writer.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    def __init__(self, run: Path, config: Any) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        self.wandb = wandb
+        self.run = wandb.init(project="unipic", name=run.name, dir=str(run), config=config.model_dump(), resume="allow")
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        self.run.log({"samples": self.wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _missing(name: str) -> BadInput:
+    return BadInput(f"{name} is not installed", f"track: {name}", f"pip install {name}, or take it out of track")
+
+
+_TRACKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB}

@@ -1,0 +1,61 @@
+"""Low-rank adapters in training. By default on q, k, v and output projections of the joint attention, of both streams;
+not on the second, image-only attention of SD3.5 (as the reference implementation of Flow-GRPO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import peft
+import torch
+from diffusers import StableDiffusion3Pipeline
+from pydantic import Field
+from torch import Tensor
+
+from unipic.config import Strict
+from unipic.errors import BadInput
+from unipic.models.kontext import KontextTransformer
+
+JOINT_ATTENTION = tuple(
+    f"attn.{name}"
+    for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+)
+
+
+class LoraConfig(Strict):
+    """The paper's rank 32 and α 64: W + (α/r)·B·A. targets: endings of the adapted layers' names."""
+
+    rank: Annotated[int, Field(ge=1)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 64.0
+    targets: tuple[str, ...] = JOINT_ATTENTION
+
+
+def add_lora(transformer: KontextTransformer, config: LoraConfig, seed: int) -> None:
+    """Put adapters beside a frozen transformer's layers; they begin without effect, A random by the seed, B zero."""
+    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            transformer.add_adapter(settings)
+        except ValueError as error:
+            raise BadInput(
+                "the adapter fits no layer", f"lora.targets: {error}", "name layers such as attn.to_q"
+            ) from None
+
+
+def save_lora(folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:
+    """Write adapters as diffusers does: pytorch_lora_weights.safetensors, with α and targets in its header."""
+    metadata: dict[str, Any] = {
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "target_modules": list(config.targets),
+    }
+    StableDiffusion3Pipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers={name.replace(".default.", "."): t.contiguous() for name, t in tensors.items()},
+        transformer_lora_adapter_metadata=metadata,
+    )
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes files that only their owner may read

@@ -1,0 +1,154 @@
+"""Stand-in for Qwen2.5-VL: the tiny language model learns to answer the world's questions.
+
+The loss is the mean cross-entropy of an answer's tokens. As the real model will be used in two ways, so is this one
+trained: a share of samples is read as MetaQuery reads (pictures at 28/32, one-dimensional positions), the others as
+`describe` reads (three-dimensional positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from unipic.config import Strict
+from unipic.data.questions import FORESEE, Asked, QuestionSource
+from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.find import find_mllm, find_model
+from unipic.models.mllm import MLLM, load_mllm, published_name
+from unipic.train.batches import Share
+from unipic.train.dit import wrong_kind
+from unipic.train.log import Shown
+from unipic.train.loop import Micro, RunConfig
+from unipic.train.optim import Tensors
+from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.world.questions import score
+
+NO_LOSS = -100
+
+
+class QuestionConfig(Strict):
+    """See `data.questions.QuestionSource`."""
+
+    split: Literal["train", "test"] = "train"
+    foresee: Share = 0.3
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class MllmConfig(RunConfig):
+    """model: a MetaQuery folder with its language model inside. flat: share of samples read as MetaQuery reads."""
+
+    stage: Literal["mllm"]
+    model: str = "tiny"
+    data: QuestionConfig = QuestionConfig()
+    flat: Share = 0.5
+    show_count: Annotated[int, Field(ge=0)] = 32
+
+
+@dataclass(frozen=True)
+class Questions(Micro):
+    asked: tuple[Asked, ...]
+
+
+class MllmStage:
+    """The language model inside a MetaQuery folder, in training."""
+
+    def __init__(self, config: MllmConfig) -> None:
+        self.config = config
+        self.folder = find_model(config.model)
+        self.mllm_folder = find_mllm(self.folder, None)
+        data = config.data
+        self.source = QuestionSource(config.seed, data.split, foresee=data.foresee, limit=data.limit)
+
+    def place(self, processes: Processes) -> None:
+        if self.mllm_folder is None:
+            raise wrong_kind(self.config.model, "a MetaQuery model with its language model inside")
+        self.device = processes.device
+        self.mllm: MLLM = load_mllm(self.mllm_folder, torch.float32, self.device)
+        self.mllm.model.to(self.device).requires_grad_(True)
+        if self.config.gradient_checkpointing:
+            self.mllm.model.gradient_checkpointing_enable()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"mllm": self.mllm.model}
+
+    def batch(self, step: int, share: range) -> list[Questions]:
+        size = self.config.micro_batch or len(share)
+        numbers = [step * self.config.batch + place for place in share]
+        asked = [self.source.load(number) for number in numbers]
+        return [
+            Questions(
+                tuple(numbers[i : i + size]), tuple(a.id for a in asked[i : i + size]), tuple(asked[i : i + size])
+            )
+            for i in range(0, len(share), size)
+        ]
+
+    def losses(self, micro: Questions, draws: Draws) -> Tensor:
+        flat = (draws.uniform() < self.config.flat).tolist()
+        logits, labels = self.predict(micro.asked, flat)
+        each = cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LOSS, reduction="none")
+        return each.sum(1) / (labels != NO_LOSS).sum(1)
+
+    def predict(self, asked: tuple[Asked, ...], flat: list[bool]) -> tuple[Tensor, Tensor]:
+        """B×L×vocabulary logits in float32, and the B×L tokens that they should predict (NO_LOSS: none)."""
+        mllm = self.mllm
+        areas = [
+            int(a.picture.height * 28 / 32 * a.picture.width * 28 / 32) if a.picture and one else None
+            for a, one in zip(asked, flat, strict=True)
+        ]
+        inputs = [mllm.pixels(a.picture, area) if a.picture else None for a, area in zip(asked, areas, strict=True)]
+        rows, labels = [], []
+        for a, seen in zip(asked, inputs, strict=True):
+            turn = mllm.turn(a.qa.question, [seen[1]] if seen else [])
+            answer = [*mllm.plain(a.qa.answer), mllm.special["<|im_end|>"]]
+            rows.append([*turn, *answer])
+            labels.append([NO_LOSS] * (len(turn) - 1) + answer + [NO_LOSS])
+        ids, mask = mllm.padded(rows)
+        pictures = [seen for seen in inputs if seen]
+        embeds = mllm.embed(ids, mllm.see(pictures))
+        positions = self._positions(ids, mask, [grid for _, grid in pictures], flat)
+        states = mllm.model.model.language_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        wanted = torch.full_like(ids, NO_LOSS)
+        for row, label in zip(wanted, labels, strict=True):
+            row[: len(label)] = torch.tensor(label, device=ids.device)
+        return mllm.model.lm_head(states).float(), wanted
+
+    def _positions(self, ids: Tensor, mask: Tensor, grids: list[Tensor], flat: list[bool]) -> Tensor:
+        """3×B×L: the library's own for `describe`, the count of tokens for MetaQuery."""
+        line = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
+        kinds = (ids == self.mllm.special["<|image_pad|>"]).int()
+        grid = torch.stack(grids).to(ids.device) if grids else None
+        space, _ = self.mllm.model.model.get_rope_index(ids, kinds, image_grid_thw=grid, attention_mask=mask)
+        return torch.where(torch.tensor(flat, device=ids.device)[None, :, None], line, space)
+
+    @torch.no_grad()
+    def show(self) -> list[Shown]:
+        """Questions about pictures, with the model's answers."""
+        self.mllm.model.eval()
+        found = []
+        for number in range(self.config.show_count):
+            a = self.source.load(number)
+            if a.picture is None or a.qa.kind == FORESEE:
+                continue
+            answer = "".join(self.mllm.describe([a.picture], a.qa.question, 48)).strip()
+            found.append(Shown(f"{a.qa.question} {answer}", (a.picture,), score(a.qa, answer) > 0.5))
+        self.mllm.model.train()
+        return found
+
+    def export(self, folder: Path, weights: Tensors) -> None:
+        if self.mllm_folder is None:
+            return
+        changed = {published_name(name): tensor for name, tensor in weights["mllm"].items()}
+        components = components_of(self.folder)
+        components["mllm"] = Changed.over(self.mllm_folder, "mllm", changed, torch.float32)
+        assemble(folder, components, self.folder.defaults)

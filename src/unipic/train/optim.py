@@ -1,0 +1,136 @@
+"""What an update does to the weights: AdamW with a schedule, clipping, and an average of the weights over time.
+
+Gradients that are not finite change nothing: neither weights, nor moments, nor averages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unipic.config import Strict
+
+Tensors = dict[str, dict[str, Tensor]]
+"""Files of a checkpoint: name → tensors"""
+Placer = Callable[[Tensor, Tensor], Tensor]
+"""(a whole tensor, one like it) → the former in the latter's place, precision and sharding"""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class OptimizerConfig(Strict):
+    """AdamW (paper §4.1: β 0.9 and 0.95, ε 1e-8, weight decay 0.05, cosine). Biases and gains are not decayed.
+
+    warmup: updates over which the rate rises. clip: greatest norm of the gradient; null for no limit.
+    """
+
+    lr: Annotated[float, Field(gt=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+class EmaConfig(Strict):
+    """decay: share of the average that an update keeps; less at first, (1 + n) / (10 + n) after n updates."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    every: Annotated[int, Field(ge=1)] = 1
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate of update `step`, counted from 0, of `steps`: a linear rise, then constant or a cosine to 0."""
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "constant":
+        return config.lr * rise
+    done = max(0, step - config.warmup) / max(1, steps - config.warmup)
+    return config.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Weights:
+    """Everything that an update changes: the trained parameters, their moments and their averages.
+
+    modules: by component's name; those of their parameters that require gradients are trained.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimizer: OptimizerConfig, ema: EmaConfig | None) -> None:
+        self.config, self.ema_config = optimizer, ema
+        self.parameters = {
+            component: {name: p for name, p in module.named_parameters() if p.requires_grad}
+            for component, module in modules.items()
+        }
+        flat = [p for named in self.parameters.values() for p in named.values()]
+        groups = [
+            {"params": [p for p in flat if p.ndim > 1], "weight_decay": optimizer.weight_decay},
+            {"params": [p for p in flat if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.adam = torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps)
+        self.averages = {c: {n: p.detach().clone() for n, p in named.items()} for c, named in self.parameters.items()}
+        if ema is None:
+            self.averages = {}
+
+    def all(self) -> Iterable[nn.Parameter]:
+        return (p for named in self.parameters.values() for p in named.values())
+
+    def update(self, step: int, steps: int) -> tuple[float, float]:
+        """Apply the gradients and clear them. Returns their norm (not finite: nothing was changed) and the rate."""
+        rate = learning_rate(self.config, step, steps)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        gradients = [p.grad for p in self.all() if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        if math.isfinite(norm):
+            if self.config.clip is not None:
+                nn.utils.clip_grads_with_norm_(list(self.all()), self.config.clip, total)
+            self.adam.step()
+            self._average(step)
+        self.adam.zero_grad(set_to_none=True)
+        return norm, rate
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        if self.ema_config is None or (step + 1) % self.ema_config.every:
+            return
+        updates = (step + 1) // self.ema_config.every
+        decay = min(self.ema_config.decay, (1 + updates) / (10 + updates))
+        for component, named in self.averages.items():
+            for name, average in named.items():
+                average.lerp_(self.parameters[component][name], 1 - decay)
+
+    def best(self) -> Tensors:
+        """The averages where there are any, else the weights themselves: what a finished model holds."""
+        return self.averages or {c: {n: p.detach() for n, p in named.items()} for c, named in self.parameters.items()}
+
+    def tensors(self) -> Tensors:
+        """All of it, as files of a checkpoint."""
+        files: Tensors = {}
+        for component, named in self.parameters.items():
+            files[component] = {n: p.detach() for n, p in named.items()}
+            files[f"optimizer/{component}"] = {
+                f"{name}.{key}": value for name, p in named.items() for key, value in self.adam.state[p].items()
+            }
+        return files | {f"ema/{component}": dict(named) for component, named in self.averages.items()}
+
+    @torch.no_grad()
+    def load(self, files: Mapping[str, Mapping[str, Tensor]], put: Placer) -> None:
+        """Put back what `tensors` gave."""
+        for component, named in self.parameters.items():
+            moments = files[f"optimizer/{component}"]
+            for name, p in named.items():
+                p.copy_(put(files[component][name], p))
+                if f"{name}.step" in moments:
+                    self.adam.state[p] = {
+                        "step": moments[f"{name}.step"].clone(),
+                        **{key: put(moments[f"{name}.{key}"], p).clone() for key in _MOMENTS},
+                    }
+        for component, averages in self.averages.items():
+            for name, average in averages.items():
+                average.copy_(put(files[f"ema/{component}"][name], average))

@@ -1,0 +1,94 @@
+"""Pictures of fixed samples while a model trains, and whether they are right, where their source can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import torch
+from PIL.Image import Image
+from pydantic import Field
+
+from unipic import flow
+from unipic.config import Strict
+from unipic.data.source import Example
+from unipic.models.vae import VAE
+from unipic.sampling import Transformer, guided, sample
+from unipic.train.batches import Batches, stacked
+from unipic.train.log import Shown
+from unipic.train.randomness import Draws
+from unipic.types import Condition
+from unipic.world import verify
+from unipic.world.edits import Edit
+from unipic.world.language import Prompt, satisfied
+from unipic.world.look import look
+from unipic.world.reading import dense, scene_of
+
+DONE = 9.5  # of 10, in SC and PQ, from which an edit is right
+Encode = Callable[[Sequence[Example]], tuple[Condition, Condition]]
+"""Examples of one task and size → their conditions, and those of their negative branch"""
+
+
+class ShowConfig(Strict):
+    """count: samples of each task, the first that training sees. batch: of them in a forward."""
+
+    count: Annotated[int, Field(ge=0)] = 8
+    batch: Annotated[int, Field(ge=1)] = 16
+    steps: Annotated[int, Field(ge=1)] = 20
+    guidance_scale: Annotated[float, Field(ge=1)] = 3.5
+
+
+def fixed_examples(batches: Batches, count: int) -> list[list[Example]]:
+    """The first samples of each task, at the last resolution; a list for each task."""
+    resolution = batches.data.phases[-1].resolution
+    found = []
+    for task in dict.fromkeys(batches.data.tasks):
+        draw = batches.source.draw(task, 0, count, resolution)
+        found.append([batches.source.load(draw, i) for i in range(count)])
+    return found
+
+
+@torch.no_grad()
+def draw_examples(
+    examples: Sequence[Example],
+    config: ShowConfig,
+    transformer: Transformer,
+    vae: VAE,
+    encode: Encode,
+    seed: int,
+    reads_references: bool = True,
+) -> list[Image]:
+    """Pictures of examples of one task and size, with guidance; the i-th from noise of (seed, i)."""
+    device, pictures = vae.module.device, []
+    sigmas = flow.sigmas(config.steps)
+    for start in range(0, len(examples), config.batch):
+        part = examples[start : start + config.batch]
+        condition, negative = encode(part)
+        references = [
+            vae.latents(stacked(column).to(device))
+            for column in zip(*(e.references for e in part if reads_references), strict=True)
+        ]
+        latents = vae.latents(stacked([e.picture for e in part[:1]]).to(device))
+        noise = Draws(seed, range(start, start + len(part)), device).normal(*latents.shape[1:])
+        velocity = guided(transformer, condition, negative, references, scale=config.guidance_scale)
+        pictures += [vae.decode(latent) for latent in torch.split(sample(velocity, noise, sigmas), 1)]
+    return pictures
+
+
+def shown(examples: Sequence[Example], pictures: Sequence[Image]) -> list[Shown]:
+    """With their references and verdicts."""
+    return [Shown(e.text, (*e.references, p), right(e, p)) for e, p in zip(examples, pictures, strict=True)]
+
+
+def right(example: Example, picture: Image) -> bool | None:
+    """Whether a picture is what an example of the world asks for; None for others."""
+    spec: Any = example.spec
+    if isinstance(spec, Edit):
+        verdict = verify.edit(example.references[0], picture, spec)
+        return min(verdict.sc, verdict.pq) >= DONE
+    if isinstance(spec, Prompt):
+        return verify.prompt(picture, spec.metadata()).correct
+    if spec is None:
+        return None
+    view, clauses = look(picture), dense(example.text)
+    return view.clean and clauses is not None and all(satisfied(c, scene_of(picture)) for c in clauses)

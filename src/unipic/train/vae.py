@@ -1,0 +1,109 @@
+"""Stand-in for SD3.5's autoencoder: a tiny AutoencoderKL, trained to copy pictures through a small latent.
+
+What a DiT must later learn decides its loss: pixels and edges alike (L1), a light pull of the posterior towards a unit
+normal, and noise on what the decoder reads, so that a latent that is slightly wrong still decodes to a clean shape.
+At the end latents are measured and `shift_factor` and `scaling_factor` set, so that they have unit variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.find import find_model
+from unipic.models.vae import VAE, load_vae
+from unipic.train.batches import Batches, DataConfig, Pictures, stacked
+from unipic.train.log import Shown
+from unipic.train.loop import RunConfig
+from unipic.train.optim import Tensors
+from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.train.showing import fixed_examples, right
+
+NonNegative = Annotated[float, Field(ge=0)]
+MEASURED = 512  # pictures whose latents set the scale
+
+
+class VaeConfig(RunConfig):
+    """kl, edges: weights beside the pixels' L1. noise: standard deviation of what is added to the latent."""
+
+    stage: Literal["vae"]
+    model: str = "tiny-kontext"
+    data: DataConfig = DataConfig(tasks=("generate",))
+    kl: NonNegative = 1e-4
+    edges: NonNegative = 1.0
+    noise: NonNegative = 0.1
+    show_count: Annotated[int, Field(ge=0)] = 16
+
+
+class VaeStage:
+    """The autoencoder of any folder, in training."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        self.config = config
+        self.folder = find_model(config.model)
+        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
+
+    def place(self, processes: Processes) -> None:
+        self.device = processes.device
+        self.vae = load_vae(self.folder, torch.float32).to(self.device).requires_grad_(True).train()
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return {"vae": self.vae}
+
+    def batch(self, step: int, share: range) -> list[Pictures]:
+        return self.batches.micros(step, share)
+
+    def losses(self, micro: Pictures, draws: Draws) -> Tensor:
+        wanted = micro.pixels.to(self.device).float() / 127.5 - 1
+        posterior = self.vae.encode(wanted).latent_dist
+        latent = posterior.mean + posterior.std * draws.normal(*posterior.mean.shape[1:])
+        latent = latent + self.config.noise * draws.normal(*latent.shape[1:])
+        return vae_losses(self.vae.decode(latent).sample, wanted, posterior.kl(), self.config.kl, self.config.edges)
+
+    @torch.no_grad()
+    def show(self) -> list[Shown]:
+        """Pictures and their copies."""
+        vae, found = VAE(self.vae), []
+        for examples in fixed_examples(self.batches, self.config.show_count):
+            for e in examples:
+                copy = vae.decode(vae.encode(e.picture))
+                found.append(Shown(e.text, (e.picture, copy), right(e, copy)))
+        return found
+
+    def export(self, folder: Path, weights: Tensors) -> None:
+        self.vae.load_state_dict(weights["vae"])
+        shift, deviation = self._measured()
+        config = self.folder.config("vae") | {"shift_factor": shift, "scaling_factor": 1 / deviation}
+        components = components_of(self.folder)
+        components["vae"] = Changed(config, weights["vae"])
+        assemble(folder, components, self.folder.defaults)
+
+    @torch.no_grad()
+    def _measured(self) -> tuple[float, float]:
+        """Mean and standard deviation of the latents of the first pictures of training."""
+        latents: list[Tensor] = []
+        step = 0
+        while sum(len(latent) for latent in latents) < MEASURED:
+            pixels = stacked([e.picture for e in self.batches.examples(step, range(self.config.batch))])
+            latents.append(self.vae.encode(pixels.to(self.device).float() / 127.5 - 1).latent_dist.mode())
+            step += 1
+        values = torch.cat([latent.flatten() for latent in latents]).double()
+        return float(values.mean()), float(values.std())
+
+
+def vae_losses(made: Tensor, wanted: Tensor, kl: Tensor, kl_weight: float, edge_weight: float) -> Tensor:
+    """L1 of pixels and of their differences to the right and below, and the posterior's KL a pixel. All B×3×H×W; B."""
+
+    def l1(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().flatten(1).mean(1)
+
+    edges = l1(made.diff(dim=-1), wanted.diff(dim=-1)) + l1(made.diff(dim=-2), wanted.diff(dim=-2))
+    return l1(made, wanted) + edge_weight * edges + kl_weight * kl / made[0].numel()
