@@ -67,9 +67,7 @@ def initialise(transformer: KontextTransformer) -> None:
     """Weights to train from nothing, as in DiT: every block and the output begin as if they were not there."""
     for name, parameter in transformer.named_parameters():
         if parameter.ndim == 1:
-            nn.init.constant_(
-                parameter, 1.0 if name.endswith(("norm_q.weight", "norm_k.weight")) or "norm_added" in name else 0.0
-            )
+            nn.init.constant_(parameter, float(name.endswith("weight")))  # gains and biases
         elif "norm" in name or name.startswith("proj_out"):  # adaptive modulations, gates among them
             nn.init.zeros_(parameter)
         elif "timestep_embedder" in name or "text_embedder" in name:

@@ -8,26 +8,17 @@ pattern within the contour, so that blur, noise and other drawing libraries are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from unipic.world.regions import Box, grown, outside, pieces, strongest_near
-from unipic.world.render import mask
-from unipic.world.scene import (
-    BACKGROUNDS,
-    CHROMA_SHARE,
-    COLORS,
-    DIAMETERS,
-    LETTERS,
-    SHAPES,
-    TO_VIEW,
-    TONES,
-    textures_of,
-)
+from unipic.world.scene import BACKGROUNDS, CHROMA_SHARE, COLORS, DIAMETERS, SHAPES, TO_VIEW, TONES
+from unipic.world.templates import BLURS, letters, overlap, patterns, silhouettes, stretched
 
 Array = NDArray[np.float32]
 
@@ -35,11 +26,12 @@ GROUND_TOLERANCE = 26.0  # RGB distance of the ground from its name, before tone
 BORDER_SHARE = 0.8  # of the outermost pixels that must be ground
 FLOOR = 24.0  # least seen difference from the ground, in light tone
 HALO = 0.42  # of the strongest difference within four pixels, below which a pixel is ground
-BLURS = (0.0, 0.7, 1.1)  # that templates are compared at, pixels
 LEAST_AREA = 14  # pixels; smaller pieces are specks
 LEAST_DEBRIS = 20  # pixels that spoil a picture
-LEAST_OVERLAP = 0.78  # intersection over union of silhouettes
-LEAST_LETTER_OVERLAP = 0.62  # fonts differ
+LEAST_OVERLAP = {14: 0.74, 20: 0.78, 28: 0.78}  # intersection over union of silhouettes, by diameter
+WHOLE_OVERLAP = {14: 0.92, 20: 0.96, 28: 1.0}  # from which on nothing is missing: two hands' drawings differ by a rim
+LEAST_LETTER_OVERLAP, WHOLE_LETTER_OVERLAP = 0.62, 0.8  # fonts differ
+GAIN = (1.0, 1.4)  # of a pattern over its blurred template: blur also weakens the pixels that strength is taken from
 LETTER_MARGIN = 0.04  # by which a letter must fit better than a shape that also fits
 COLOR_TOLERANCE = 42.0  # RGB distance from a name, tone taken out
 COLOR_CLARITY = 0.6  # the nearest name is at most this share as far as the second
@@ -53,7 +45,10 @@ MOST_MIXING = 0.30  # mean distance of a piece's pixels from the line ground–c
 
 @dataclass(frozen=True)
 class Seen:
-    """An object that was found. x, y: its centre; box: left, top, right, bottom; in pixels. quality: overlap, 0–1."""
+    """An object that was found. x, y: its centre; box: left, top, right, bottom; in pixels.
+
+    quality: how well it fits its shape, 0 to 1.
+    """
 
     shape: str
     color: str
@@ -141,7 +136,8 @@ def _identify(
 
     viewed = local @ TO_VIEW
     strength = np.sqrt(np.square(viewed).sum(-1))
-    core = strength >= np.quantile(strength[own], 0.85)
+    most, strong = np.quantile(strength[own], (0.98, 0.85))
+    core = strength >= max(strong, 0.7 * most)  # a thin contour is less than the strongest 15 %
     color = np.median(local[core], axis=0)
     toward = color @ TO_VIEW
     alpha = (viewed @ toward) / float(toward @ toward)
@@ -155,7 +151,7 @@ def _identify(
     match = _match(alpha.astype(np.float32), filled, own)
     if match is None:
         return Debris(box, area, "no known shape")
-    shape, diameter, texture, blur, overlap, (cy, cx) = match
+    shape, diameter, texture, blur, fits, (cy, cx) = match
     fading = THIN_FADING[blur]
     if texture == "filled" and not blur:
         thick = shape in SHAPES and shape != "ring" and diameter > DIAMETERS["small"]
@@ -165,45 +161,8 @@ def _identify(
         return Debris(box, area, "no named colour")
     x, y = window[1].start + cx, window[0].start + cy
     size = next(s for s, d in DIAMETERS.items() if d == diameter)
-    return Seen(shape, name, texture, size, x, y, box, overlap)
-
-
-@cache
-def _silhouettes(diameter: int, side: int) -> tuple[tuple[str, ...], Array]:
-    """Filled shapes of a diameter, at each blur, centred in a square window."""
-    names = tuple(s for s in SHAPES if s != "ring")
-    images = [_blurred(_centred(mask(name, diameter), side), blur) for blur in BLURS for name in names]
-    return names * len(BLURS), np.stack(images)
-
-
-@cache
-def _patterns(shape: str, diameter: int, side: int) -> tuple[tuple[tuple[str, str], ...], Array]:
-    """A shape in its textures, at each blur; the circle's silhouette may also be a ring."""
-    size = next(s for s, d in DIAMETERS.items() if d == diameter)
-    names = [(shape, texture) for texture in textures_of(shape, size)]
-    names += [("ring", "filled")] if shape == "circle" else []
-    images = [_blurred(_centred(mask(s, diameter, t), side), blur) for blur in BLURS for s, t in names]
-    return tuple(names) * len(BLURS), np.stack(images)
-
-
-def _blurred(image: Array, radius: float) -> Array:
-    if not radius:
-        return image
-    picture = Image.fromarray((image * 255).round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(picture, np.float32) / np.float32(255)
-
-
-def _centred(image: Array, side: int) -> Array:
-    before = (side - len(image)) // 2
-    after = side - len(image) - before
-    return np.pad(image, ((before, after), (before, after)))
-
-
-def _overlap(a: Array, many: Array) -> Array:
-    """Soft intersection over union of one image with each of many."""
-    low = np.minimum(a, many).sum((-2, -1))
-    high = np.maximum(a, many).sum((-2, -1))
-    return np.asarray(low / high, np.float32)
+    whole = WHOLE_OVERLAP[diameter] if shape in SHAPES else WHOLE_LETTER_OVERLAP
+    return Seen(shape, name, texture, size, x, y, box, min(1.0, fits / whole))
 
 
 def _match(
@@ -215,28 +174,45 @@ def _match(
     middle = ((rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2)
     best: tuple[str, int, str, int, float, tuple[float, float]] | None = None
     pattern = 0.0
-    for diameter in DIAMETERS.values():
-        if not diameter - 4 <= longer <= diameter + 5:
-            continue
-        side = diameter + 8
-        for cy in {int(np.floor(middle[0])), int(np.ceil(middle[0]))}:
-            for cx in {int(np.floor(middle[1])), int(np.ceil(middle[1]))}:
-                shapes, templates = _silhouettes(diameter, side)
-                overlaps = _overlap(_cut(filled, cy, cx, side), templates)
-                shape, overlap = shapes[int(overlaps.argmax())], float(overlaps.max())
-                if overlap >= LEAST_OVERLAP and (best is None or overlap > best[4]):
-                    names, patterns = _patterns(shape, diameter, side)
-                    local = _cut(alpha, cy, cx, side)
-                    nearest = int(np.square(local - patterns).sum((-2, -1)).argmin())
-                    own_shape, texture = names[nearest]
-                    pattern = float(_overlap(local, patterns[nearest]))
-                    blur = nearest // (len(names) // len(BLURS))
-                    best = (own_shape, diameter, texture, blur, overlap, (float(cy), float(cx)))
+    silhouette = _silhouette(filled, middle, [d for d in DIAMETERS.values() if d - 4 <= longer <= d + 5])
+    if silhouette is not None:
+        shape, diameter, overlapping, center = silhouette
+        own_shape, texture, blur, pattern = _pattern(alpha, shape, diameter, center)
+        best = (own_shape, diameter, texture, blur, overlapping, center)
     letter = _letter(alpha, rows, columns)
     if letter and (best is None or letter[1] > pattern + LETTER_MARGIN):
         diameter = min(DIAMETERS.values(), key=lambda d: abs(d - longer))
         best = (letter[0], diameter, "filled", 0, letter[1], middle)
     return best
+
+
+def _silhouette(
+    filled: Array, middle: tuple[float, float], diameters: Sequence[int]
+) -> tuple[str, int, float, tuple[float, float]] | None:
+    """Shape, diameter, overlap and centre of the silhouette that fits best, to half a pixel; None if none does."""
+    best: tuple[str, int, float, tuple[float, float]] | None = None
+    for diameter, y, x in product(diameters, (-0.5, 0.0, 0.5), (-0.5, 0.0, 0.5)):
+        cy, cx, side = float(middle[0] + y), float(middle[1] + x), diameter + 8
+        shapes, templates = silhouettes(diameter, side, cy % 1 > 0, cx % 1 > 0)
+        overlaps = overlap(_cut(filled, int(cy), int(cx), side), templates)
+        fits = float(overlaps.max())
+        if fits >= LEAST_OVERLAP[diameter] and (best is None or fits > best[2]):
+            best = (shapes[int(overlaps.argmax())], diameter, fits, (cy, cx))
+    return best
+
+
+def _pattern(alpha: Array, shape: str, diameter: int, center: tuple[float, float]) -> tuple[str, str, int, float]:
+    """Of what fits within a silhouette best: shape (a circle may be a ring), texture, blur and overlap."""
+    cy, cx = center
+    names, templates = patterns(shape, diameter, diameter + 8, cy % 1 > 0, cx % 1 > 0)
+    local = _cut(alpha, int(cy), int(cx), diameter + 8)
+    products, squares = (local * templates).sum((-2, -1)), np.square(templates).sum((-2, -1))
+    gains = (products / squares).clip(*GAIN)
+    sharp = len(names) // len(BLURS)
+    gains[:sharp] = 1
+    nearest = int((gains * gains * squares - 2 * gains * products).argmin())
+    fits = float(overlap(local, gains[nearest] * templates[nearest]))
+    return (*names[nearest], nearest // sharp, fits)
 
 
 def _cut(image: Array, cy: int, cx: int, side: int) -> Array:
@@ -246,37 +222,17 @@ def _cut(image: Array, cy: int, cx: int, side: int) -> Array:
     return padded[cy - half + side : cy - half + 2 * side, cx - half + side : cx - half + 2 * side]
 
 
-LETTER_GRID = 20
-
-
-@lru_cache(maxsize=1)
-def _letters() -> tuple[Array, NDArray[np.float64]]:
-    """All letters stretched to one grid, and their width over height."""
-    images, aspects = [], []
-    for letter in LETTERS:
-        image = mask(letter, 28)
-        rows, columns = np.flatnonzero(image.max(1) > 0.5), np.flatnonzero(image.max(0) > 0.5)
-        crop = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        images.append(_stretched(crop))
-        aspects.append(crop.shape[1] / crop.shape[0])
-    return np.stack(images), np.array(aspects)
-
-
-def _stretched(crop: Array) -> Array:
-    return np.asarray(Image.fromarray(crop).resize((LETTER_GRID, LETTER_GRID), Image.Resampling.BILINEAR), np.float32)
-
-
 def _letter(alpha: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[str, float] | None:
     crop = alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     longer = max(crop.shape)
     if not any(abs(longer - d) <= 3 for d in DIAMETERS.values()):
         return None
-    templates, aspects = _letters()
-    overlaps = _overlap(_stretched(crop), templates)
+    names, templates, aspects = letters()
+    overlaps = overlap(stretched(crop), templates)
     ratio = crop.shape[1] / crop.shape[0] / aspects
     overlaps = np.where((ratio > 0.7) & (ratio < 1.4), overlaps, 0)
     best = int(overlaps.argmax())
-    return (LETTERS[best], float(overlaps[best])) if overlaps[best] >= LEAST_LETTER_OVERLAP else None
+    return (names[best], float(overlaps[best])) if overlaps[best] >= LEAST_LETTER_OVERLAP else None
 
 
 def _color_name(color: Array, ground: Array, tone: float, fading: tuple[float, float]) -> str | None:
