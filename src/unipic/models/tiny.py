@@ -232,6 +232,10 @@ def _write(folder: Path, component: str, model: Any, dtype: torch.dtype, to_trai
     """Weights as the libraries draw them, to train; else by width, so that prompts, seeds and references all show."""
     if to_train and component == "transformer":
         initialise(model)
+    if (
+        to_train and component == "vae"
+    ):  # a posterior of width one would first teach the decoder to ignore small objects
+        nn.init.constant_(model.encoder.conv_out.bias[model.config.latent_channels :], -6.0)
     for name, parameter in model.named_parameters() if not to_train else ():
         if parameter.ndim > 1 and "meta_queries" not in name:
             fan_in = parameter[0].numel()

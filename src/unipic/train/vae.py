@@ -1,7 +1,8 @@
 """Stand-in for SD3.5's autoencoder: a tiny AutoencoderKL, trained to copy pictures through a small latent.
 
-What a DiT must later learn decides its loss: pixels and edges alike (L1), a light pull of the posterior towards a unit
-normal, and noise on what the decoder reads, so that a latent that is slightly wrong still decodes to a clean shape.
+What a DiT must later learn decides its loss: pixels and edges alike (L1; squares, too, since small objects on a plain
+ground do not move the median), a light pull of the posterior towards a unit normal, and noise on what the decoder
+reads, so that a latent that is slightly wrong still decodes to a clean shape. Of an edit both pictures are copied.
 At the end latents are measured and `shift_factor` and `scaling_factor` set, so that they have unit variance.
 """
 
@@ -31,14 +32,15 @@ MEASURED = 512  # pictures whose latents set the scale
 
 
 class VaeConfig(RunConfig):
-    """kl, edges: weights beside the pixels' L1. noise: standard deviation of what is added to the latent."""
+    """squares, edges, kl: weights beside the pixels' L1. noise: standard deviation of what is added to the latent."""
 
     stage: Literal["vae"]
     model: str = "tiny-kontext"
     data: DataConfig = DataConfig(tasks=("generate",))
-    kl: NonNegative = 1e-4
+    squares: NonNegative = 2.0
     edges: NonNegative = 1.0
-    noise: NonNegative = 0.1
+    kl: NonNegative = 1e-4
+    noise: NonNegative = 0.05
     show_count: Annotated[int, Field(ge=0)] = 16
 
 
@@ -62,11 +64,18 @@ class VaeStage:
         return self.batches.micros(step, share)
 
     def losses(self, micro: Pictures, draws: Draws) -> Tensor:
-        wanted = micro.pixels.to(self.device).float() / 127.5 - 1
+        copies = [self._copied(pixels, draws) for pixels in (micro.pixels, *micro.references)]
+        return torch.stack(copies).mean(0)
+
+    def _copied(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """The losses of one picture of each sample."""
+        wanted = pixels.to(self.device).float() / 127.5 - 1
         posterior = self.vae.encode(wanted).latent_dist
         latent = posterior.mean + posterior.std * draws.normal(*posterior.mean.shape[1:])
         latent = latent + self.config.noise * draws.normal(*latent.shape[1:])
-        return vae_losses(self.vae.decode(latent).sample, wanted, posterior.kl(), self.config.kl, self.config.edges)
+        made = self.vae.decode(latent).sample
+        config = self.config
+        return vae_losses(made, wanted, posterior.kl(), squares=config.squares, edges=config.edges, kl_weight=config.kl)
 
     @torch.no_grad()
     def show(self) -> list[Shown]:
@@ -79,31 +88,36 @@ class VaeStage:
         return found
 
     def export(self, folder: Path, weights: Tensors) -> None:
-        self.vae.load_state_dict(weights["vae"])
-        shift, deviation = self._measured()
+        vae = load_vae(self.folder, torch.float32).to(self.device)
+        vae.load_state_dict(weights["vae"])
+        shift, deviation = self._measured(vae)
         config = self.folder.config("vae") | {"shift_factor": shift, "scaling_factor": 1 / deviation}
         components = components_of(self.folder)
         components["vae"] = Changed(config, weights["vae"])
         assemble(folder, components, self.folder.defaults)
 
     @torch.no_grad()
-    def _measured(self) -> tuple[float, float]:
+    def _measured(self, vae: nn.Module) -> tuple[float, float]:
         """Mean and standard deviation of the latents of the first pictures of training."""
         latents: list[Tensor] = []
         step = 0
         while sum(len(latent) for latent in latents) < MEASURED:
             pixels = stacked([e.picture for e in self.batches.examples(step, range(self.config.batch))])
-            latents.append(self.vae.encode(pixels.to(self.device).float() / 127.5 - 1).latent_dist.mode())
+            latents.append(vae.encode(pixels.to(self.device).float() / 127.5 - 1).latent_dist.mode())
             step += 1
         values = torch.cat([latent.flatten() for latent in latents]).double()
         return float(values.mean()), float(values.std())
 
 
-def vae_losses(made: Tensor, wanted: Tensor, kl: Tensor, kl_weight: float, edge_weight: float) -> Tensor:
-    """L1 of pixels and of their differences to the right and below, and the posterior's KL a pixel. All B×3×H×W; B."""
+def vae_losses(made: Tensor, wanted: Tensor, kl: Tensor, *, squares: float, edges: float, kl_weight: float) -> Tensor:
+    """L1 and squares of pixels, L1 of their differences to the right and below, and the posterior's KL, a value.
+
+    made, wanted: B×3×H×W; kl: B. Returns B.
+    """
 
     def l1(a: Tensor, b: Tensor) -> Tensor:
         return (a - b).abs().flatten(1).mean(1)
 
-    edges = l1(made.diff(dim=-1), wanted.diff(dim=-1)) + l1(made.diff(dim=-2), wanted.diff(dim=-2))
-    return l1(made, wanted) + edge_weight * edges + kl_weight * kl / made[0].numel()
+    pixels = l1(made, wanted) + squares * (made - wanted).square().flatten(1).mean(1)
+    contours = l1(made.diff(dim=-1), wanted.diff(dim=-1)) + l1(made.diff(dim=-2), wanted.diff(dim=-2))
+    return pixels + edges * contours + kl_weight * kl / made[0].numel()
