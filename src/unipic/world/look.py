@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unipic.world.regions import Box, grown, outside, pieces, strongest_near
+from unipic.world.regions import Box, framed, grown, outside, pieces, strongest_near
 from unipic.world.scene import BACKGROUNDS, CHROMA_SHARE, COLORS, DIAMETERS, SHAPES, TO_VIEW, TONES
 from unipic.world.templates import BLURS, letters, overlap, patterns, silhouettes, stretched
 
@@ -41,6 +41,7 @@ SOLID_FADING = (1.0, 1.25)
 SMALL_FADING = (1.1, 1.45)
 THIN_FADING = ((1.2, 2.1), (1.4, 2.2), (1.6, 2.2))  # by the blur of the template that fits best
 MOST_MIXING = 0.30  # mean distance of a piece's pixels from the line ground–colour, of that line's length
+FRAME = max(DIAMETERS.values()) + 8  # zeros around a piece while templates are laid over it
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def _identify(
     core = strength >= max(strong, 0.7 * most)  # a thin contour is less than the strongest 15 %
     color = np.median(local[core], axis=0)
     toward = color @ TO_VIEW
+    if not toward.any():
+        return Debris(box, area, "several colours in one")
     alpha = (viewed @ toward) / float(toward @ toward)
     off_line = np.sqrt(np.square(viewed - alpha[..., None] * toward).sum(-1))
     if off_line[own].mean() > MOST_MIXING * np.linalg.norm(toward):
@@ -191,10 +194,11 @@ def _silhouette(
 ) -> tuple[str, int, float, tuple[float, float]] | None:
     """Shape, diameter, overlap and centre of the silhouette that fits best, to half a pixel; None if none does."""
     best: tuple[str, int, float, tuple[float, float]] | None = None
+    wide = framed(filled, FRAME)
     for diameter, y, x in product(diameters, (-0.5, 0.0, 0.5), (-0.5, 0.0, 0.5)):
         cy, cx, side = float(middle[0] + y), float(middle[1] + x), diameter + 8
         shapes, templates = silhouettes(diameter, side, cy % 1 > 0, cx % 1 > 0)
-        overlaps = overlap(_cut(filled, int(cy), int(cx), side), templates)
+        overlaps = overlap(_cut(wide, int(cy), int(cx), side), templates)
         fits = float(overlaps.max())
         if fits >= LEAST_OVERLAP[diameter] and (best is None or fits > best[2]):
             best = (shapes[int(overlaps.argmax())], diameter, fits, (cy, cx))
@@ -205,7 +209,7 @@ def _pattern(alpha: Array, shape: str, diameter: int, center: tuple[float, float
     """Of what fits within a silhouette best: shape (a circle may be a ring), texture, blur and overlap."""
     cy, cx = center
     names, templates = patterns(shape, diameter, diameter + 8, cy % 1 > 0, cx % 1 > 0)
-    local = _cut(alpha, int(cy), int(cx), diameter + 8)
+    local = _cut(framed(alpha, FRAME), int(cy), int(cx), diameter + 8)
     products, squares = (local * templates).sum((-2, -1)), np.square(templates).sum((-2, -1))
     gains = (products / squares).clip(*GAIN)
     sharp = len(names) // len(BLURS)
@@ -216,10 +220,9 @@ def _pattern(alpha: Array, shape: str, diameter: int, center: tuple[float, float
 
 
 def _cut(image: Array, cy: int, cx: int, side: int) -> Array:
-    """A square window around a point, zero beyond the image."""
-    half = side // 2
-    padded = np.pad(image, side)
-    return padded[cy - half + side : cy - half + 2 * side, cx - half + side : cx - half + 2 * side]
+    """A square window around a point of an image that `framed` made wider by FRAME."""
+    top, left = FRAME + cy - side // 2, FRAME + cx - side // 2
+    return image[top : top + side, left : left + side]
 
 
 def _letter(alpha: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[str, float] | None:
@@ -232,7 +235,8 @@ def _letter(alpha: Array, rows: NDArray[np.int64], columns: NDArray[np.int64]) -
     ratio = crop.shape[1] / crop.shape[0] / aspects
     overlaps = np.where((ratio > 0.7) & (ratio < 1.4), overlaps, 0)
     best = int(overlaps.argmax())
-    return (names[best], float(overlaps[best])) if overlaps[best] >= LEAST_LETTER_OVERLAP else None
+    least = max(LEAST_LETTER_OVERLAP, float(crop.mean()))  # the latter is how well a plain block fits
+    return (names[best], float(overlaps[best])) if overlaps[best] >= least else None
 
 
 def _color_name(color: Array, ground: Array, tone: float, fading: tuple[float, float]) -> str | None:
