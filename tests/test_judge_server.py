@@ -34,7 +34,7 @@ from unipic.serve.faults import HUGE, KINDS, Faults
 from unipic.serve.judge import MODEL, judge_app, serve_judge
 from unipic.world import edits, language, verify
 from unipic.world.render import render
-from unipic.world.scene import sample
+from unipic.world.scene import Object, Scene, sample
 
 KEY = "a key"
 CHAT = "/v1/chat/completions"
@@ -170,9 +170,42 @@ def test_what_is_not_understood_has_no_score(url: str) -> None:
     answer = ask(url, "Add a large blue circle", crowd, crowd)
     assert "the source is no scene of the world" in answer["reasons"]
     assert time.monotonic() - begun < 10
-    # a label that is not understood is not replaced by something else in the text
+    # an example is never taken for the case
     said = f'Instruction: paint the town red\nFor example "{EDIT.instruction}"'
     assert ask(url, said, SOURCE, TARGET)["instruction_following"] is None
+
+
+FORMS = (
+    "Instructions: {}",
+    "User request: {}",
+    "Edit: {}",
+    "The editing instruction is : {}.\n\nBelow are the images before and after editing:",
+    "Instruction:\n{}\n\nNow judge.",
+    "**Instruction:** {}",
+    "**Instruction**: {}",
+    "Was this done?\n**{}**",
+    "Text: `{}`",
+    "Judge the edit. <instruction>\n{}\n</instruction> Be strict.",
+    '{{"instruction": "{}", "strict": true}}',
+    "Prompt: a list of what is wrong\nThe user said “{}”.",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_instruction_is_found_in_many_forms(url: str, form: str) -> None:
+    told = EDIT.instruction
+    for said in (told, told.upper(), f"Please {told[0].lower()}{told[1:]}"):
+        assert ask(url, form.format(said), SOURCE, TARGET)["instruction_following"] == 10
+        assert ask(url, form.format(said), SOURCE, SOURCE)["instruction_following"] < 4
+
+
+def test_words_of_the_system_count_where_the_users_do_not_tell(url: str) -> None:
+    shown = request("", SOURCE, TARGET)
+    system = {"role": "system", "content": f"You judge edits. Instruction: {EDIT.instruction}"}
+    for user, right in (("Judge this.", True), ("Instruction: Add a black star", False)):
+        shown["messages"] = [system, request(user, SOURCE, TARGET)["messages"][0]]
+        said = httpx.post(url + CHAT, json=shown).json()
+        assert (json.loads(said["choices"][0]["message"]["content"])["instruction_following"] == 10) == right
 
 
 def test_pictures_in_between_and_other_messages_do_not_count(url: str) -> None:
@@ -207,7 +240,9 @@ def test_a_schema_is_answered_with_its_properties(url: str) -> None:
     assert answer["overall"] == pytest.approx(math.sqrt(verdict.sc * verdict.pq), abs=0.01)
     assert answer["reasons"] == list(verdict.reasons)
     assert answer["reasoning"] == "; ".join(verdict.reasons)
-    assert ask(url, "a photo of a star", SOURCE, response_format=schema(naturalness=number)) == {"naturalness": 10.0}
+    assert ask(url, edit.instruction, half, half, response_format=schema(score=number)) == {"score": answer["overall"]}
+    words_alone = schema(naturalness=number, reasoning=words)
+    assert ask(url, "", SOURCE, response_format=words_alone) == {"naturalness": 10.0, "reasoning": "as asked"}
 
 
 def test_viescore_is_answered_in_its_form(url: str) -> None:
@@ -219,7 +254,50 @@ def test_viescore_is_answered_in_its_form(url: str) -> None:
     whole = ask(url, "Rate from 0 to 10. " + form, SOURCE, TARGET)["score"]
     assert whole == [10, 10]
     assert all(isinstance(score, int) for score in whole)
-    assert ask(url, form, TARGET)["score"] == [round(verify.quality(TARGET)[0], 2)] * 2
+
+
+def test_viescore_of_one_picture_is_of_its_prompt_or_of_its_quality(url: str) -> None:
+    form = 'Rate from scale 0 to 10. Answer with {{"score" : [...], "reasoning" : "..."}}. output score = {}\n'
+    right, wrong, unread = "a photo of a star", "a photo of two stars", "a photo of a sheep"
+    star = render(Scene(64, 64, "gray", "light", (Object("star", "red", "medium", "filled", 30, 30),)))
+    blended = Image.blend(star, TARGET.resize(star.size), 0.5)
+    for prompt, wanted in ((right, 10), (wrong, 5), (unread, None)):
+        answer = ask(url, form.format("[score]") + f"Text Prompt: {prompt}", star)
+        assert answer["score"] == [wanted]
+        assert ("not understood" in answer["reasoning"]) == (wanted is None)
+    for picture in (star, blended):
+        answer = ask(url, form.format("[naturalness, artifacts]"), picture)
+        assert answer["score"] == [round(verify.quality(picture)[0])] * 2
+        assert "not understood" not in answer["reasoning"]
+
+
+RATING = """Rate the edit on a 5-point scale from three perspectives. You are given the editing instructions.
+Example Response Format:
+Brief reasoning: A short explanation of the score, no more than 20 words.
+Prompt Compliance: A number from 1 to 5.
+Visual Naturalness: A number from 1 to 5.
+Physical & Detail Integrity: A number from 1 to 5.
+editing instruction is : {}."""
+
+
+def test_imgedit_is_answered_in_its_lines(url: str) -> None:
+    for seed, type in enumerate(edits.TYPES):
+        edit = edits.sample(seed, "test", type)
+        source, target = render(edit.source), render(edit.target)
+        for result in (source, target, Image.blend(source, target, 0.5)):
+            said = client(url).chat.completions.create(**request(RATING.format(edit.instruction), source, result))
+            lines = dict(line.split(": ", 1) for line in (said.choices[0].message.content or "").split("\n"))
+            names = ["Brief reasoning", "Prompt Compliance", "Visual Naturalness", "Physical & Detail Integrity"]
+            assert list(lines) == names
+            assert len(lines.pop("Brief reasoning").split()) <= 20
+            compliance, *others = map(int, lines.values())
+            verdict = verify.edit(source, result, edit)
+            assert compliance == round(1 + 0.4 * verdict.sc)
+            assert others == [min(compliance, round(1 + 0.4 * verdict.pq))] * 2
+    unread = client(url).chat.completions.create(**request(RATING.format("sing"), SOURCE, TARGET))
+    assert "Prompt Compliance: unknown" in (unread.choices[0].message.content or "")
+    as_json = ask(url, RATING.format(EDIT.instruction), SOURCE, TARGET, response_format=schema(sc={"type": "number"}))
+    assert as_json == {"sc": 10}
 
 
 def test_several_choices_are_equal(url: str) -> None:
@@ -373,7 +451,16 @@ def test_large_bodies_are_refused_and_long_texts_read(url: str) -> None:
     said = httpx.post(url + CHAT, content=b" " * 32_000_001, timeout=20)
     assert said.status_code == 413
     assert said.json()["error"]["message"] == "the body is larger than 32 MB"
-    for filler in ("a " * 500_000, "'“\"\n" * 250_000, "prompt :\n" * 110_000, '"score" "reasoning' * 55_000):
+    for filler in (
+        "prompt" + " " * 900_000,
+        "<a>" * 300_000,
+        "**" * 400_000,
+        "a\n" * 400_000,
+        "a " * 500_000,
+        "'“\"\n" * 250_000,
+        "prompt :\n" * 110_000,
+        '"score" "reasoning' * 55_000,
+    ):
         begun = time.monotonic()
         assert "alignment" in ask(url, filler, SOURCE) or "score" in ask(url, filler, SOURCE)
         assert time.monotonic() - begun < 10

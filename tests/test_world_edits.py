@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unipic.errors import BadInput
 from unipic.world import scene as scenes
-from unipic.world.edits import TYPES, Edit, refer, sample, vocabulary
-from unipic.world.instructions import WORDINGS
+from unipic.world.edits import TYPES, Edit, sample
+from unipic.world.instructions import WORDINGS, refer, vocabulary
 from unipic.world.render import render
 from unipic.world.scene import (
     BACKGROUNDS,
@@ -103,7 +106,7 @@ def referred(edit: Edit) -> set[Object]:
 def changes(edit: Edit) -> list[tuple[str, Object | None, Object | None]]:
     """Kind, before, after of every difference."""
     source, target = edit.source, edit.target
-    assert (source.width, source.height, source.novelty) == (target.width, target.height, target.novelty)
+    assert (source.width, source.height) == (target.width, target.height)
     found: list[tuple[str, Object | None, Object | None]] = []
     found += [(name, None, None) for name in ("background", "tone") if getattr(source, name) != getattr(target, name)]
     old = [o for o in source.objects if o not in target.objects]
@@ -239,15 +242,41 @@ def test_references_fit_one_object_and_say_no_more_than_needed(seed: int, split:
     scene = scenes.sample(seed, split)
     for i, o in enumerate(scene.objects):
         text = refer(scene, i)
-        alike = [other for other in scene.objects if other.shape == o.shape]
+        taken = as_taken(scene, o)
+        alike = [other for other in taken.objects if other.shape == o.shape]
         if text is None:
             assert len(alike) > 2  # between others
             continue
         (words,) = matches(REFERENCE, text)
-        assert resolve(scene, words) == [o]
+        assert resolve(scene, words) == resolve(taken, words) == [o]
         for at, word in enumerate(words[:-1]):
             fewer = (*words[:at], "", *words[at + 1 :])
-            assert not word or resolve(scene, fewer) != [o]
+            assert not word or resolve(taken, fewer) != [o]
+
+
+def as_taken(scene: Scene, o: Object) -> Scene:
+    """With outlined circles as rings, or rings as outlined circles, whichever the object is."""
+    thin, thick = ("circle", "outlined"), ("ring", "filled")
+    own = (o.shape, o.texture)
+    other = {thin: thick, thick: thin}.get(own)
+    shape, texture = own
+    objects = [replace(p, shape=shape, texture=texture) if (p.shape, p.texture) == other else p for p in scene.objects]
+    return replace(scene, objects=tuple(objects))
+
+
+def test_an_outlined_circle_and_a_ring_are_told_apart() -> None:
+    ring = Object("ring", "red", "large", "filled", 20, 30)
+    circle = Object("circle", "blue", "large", "outlined", 60, 30)
+    scene = Scene(96, 64, "gray", "light", (ring, circle))
+    assert [refer(scene, i) for i in range(2)] == ["the red ring", "the blue circle"]
+    same = replace(scene, objects=(ring, replace(circle, color="red")))
+    assert [refer(same, i) for i in range(2)] == ["the leftmost ring", "the rightmost circle"]
+    filled = replace(scene, objects=(ring, replace(circle, texture="filled")))
+    assert [refer(filled, i) for i in range(2)] == ["the ring", "the circle"]
+    for edit in EDITS.values():
+        told = {name for words in matches(ALL, edit.instruction) for name in words if name}
+        looks = {(o.shape, o.texture) for o in edit.source.objects}
+        assert not (told & {"ring", "circle"} and {("ring", "filled"), ("circle", "outlined")} <= looks), edit
 
 
 def test_two_alike_are_told_apart_by_place() -> None:
@@ -258,8 +287,27 @@ def test_two_alike_are_told_apart_by_place() -> None:
     assert refer(three, 1) is None
 
 
+def test_an_edit_is_called_by_the_combination_that_it_makes_or_meets() -> None:
+    circle, square = (Object(s, "red", "medium", "filled", x, 30) for s, x in (("circle", 20), ("square", 60)))
+    plain = Scene(96, 64, "gray", "light", (circle, square))
+    purple = replace(plain, objects=(replace(circle, color="purple"), square))
+    assert (plain.novelty, purple.novelty) == ("ordinary", "pair")
+    assert [Edit("", "", *pair).novelty for pair in ((plain, plain), (plain, purple), (purple, plain))] == [
+        "ordinary",
+        "pair",
+        "pair",
+    ]
+    for (split, _), edit in EDITS.items():
+        held = held_out(edit.source.objects) | held_out(edit.target.objects)
+        assert held == {edit.novelty} - {"ordinary"}
+        assert split == "test" or not held
+    made = [e for e in EDITS.values() if held_out(e.target.objects) - held_out(e.source.objects)]
+    assert made  # that a source is ordinary says nothing about its edit
+    assert all(e.source.novelty == "ordinary" and e.target.novelty == e.novelty for e in made)
+
+
 def test_novelties_are_about_equally_frequent_and_wordings_several() -> None:
-    novelties = Counter(edit.source.novelty for (split, _), edit in EDITS.items() if split == "test")
+    novelties = Counter(edit.novelty for (split, _), edit in EDITS.items() if split == "test")
     assert set(novelties) == set(scenes.NOVELTIES)
     assert min(novelties.values()) > 80
     assert all(len(set(wordings)) >= 4 for name, wordings in WORDINGS.items() if name != "all")
@@ -271,3 +319,34 @@ def test_vocabulary_is_small_and_ordered() -> None:
     assert words == sorted(set(words))
     assert len(words) < 200
     assert {*COLORS, *BACKGROUNDS, *SHAPES, *LETTERS} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((0, "validation"), {}),
+        ((-1, "test"), {}),
+        ((2**128, "test"), {}),
+        ((0, "train", "recolor"), {}),
+        ((0, "train"), {"size": (65, 64)}),
+        ((0, "train"), {"most": 5}),
+        ((0, "train", "extract"), {"most": 1}),
+    ],
+    ids=str,
+)
+def test_bad_input_is_told_at_once(arguments: tuple[int, str], options: dict[str, Any]) -> None:
+    start = time.perf_counter()
+    with pytest.raises(BadInput) as caught:
+        sample(*arguments, **options)
+    if len(arguments) == 2:
+        count = {"count" if name == "most" else name: value for name, value in options.items()}
+        with pytest.raises(BadInput):
+            scenes.sample(*arguments, **count)
+    assert time.perf_counter() - start < 0.1
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_edits_of_a_single_object() -> None:
+    found = [sample(seed, "train", most=1) for seed in range(100)]
+    assert all(len(edit.source.objects) == 1 for edit in found)
+    assert {edit.type for edit in found} == set(TYPES) - {"extract", "subject-remove"}

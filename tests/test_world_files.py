@@ -12,7 +12,7 @@ from PIL import Image
 
 from unipic.cli import main
 from unipic.errors import BadInput, UnipicError
-from unipic.world import exporting, verify
+from unipic.world import edits, exporting, scene, verify
 from unipic.world.questions import KINDS
 from unipic.world.sheet import sheet
 
@@ -73,13 +73,35 @@ def test_export_holds_what_it_says_and_the_same_again(tmp_path: Path) -> None:
     for line in lines:
         for role in ("image", "source", "target"):
             if role in line:
-                scene = line["scene"] if role == "image" else line["scenes"][role]
+                told = line["scene"] if role == "image" else line["scenes"][role]
                 picture = Image.open(tmp_path / "a" / line[role])
-                assert picture.size == (scene["width"], scene["height"])
+                assert picture.size == (told["width"], told["height"])
                 seen = {(o.shape, o.color, o.size) for o in verify.objects(picture)}
-                assert seen == {(o["shape"], o["color"], o["size"]) for o in scene["objects"]}
+                assert seen == {(o["shape"], o["color"], o["size"]) for o in told["objects"]}
         if "image" in line:
             assert verify.prompt(picture, line["geneval"]).correct
+
+
+def test_export_tells_what_is_asked_and_what_is_new(tmp_path: Path) -> None:
+    exporting.export(tmp_path / "a", 60, seed=5, split="test", shard_size=0)
+    lines = [json.loads(line) for line in (tmp_path / "a/metadata.jsonl").read_text().splitlines()]
+    for i, line in enumerate(lines):
+        seed = 5 + i // 2
+        if "image" in line:
+            shown = scene.sample(seed, "test")
+            asked = line["dense_questions"]
+            assert line["scene"]["novelty"] == shown.novelty
+            assert [q["id"] for q in asked] == list(range(1, len(asked) + 1))
+            assert all(set(q["dependencies"]) <= set(range(q["id"])) for q in asked)
+            assert {q["category"].split(" - ")[0] for q in asked} >= {"global", "entity", "attribute"}
+            assert {q["question"].removesuffix("?") for q in asked} > {f"Is the background {shown.background}"}
+            color = next(q for q in line["questions"] if q["kind"] == "background")
+            assert f"{shown.background} background" in color["accepted"]
+        else:
+            edit = edits.sample(seed, "test")
+            assert (line["instruction"], line["novelty"]) == (edit.instruction, edit.novelty)
+            assert line["scenes"]["target"]["novelty"] == edit.target.novelty
+    assert {line["novelty"] for line in lines if "image" in line} == set(scene.NOVELTIES)
 
 
 def test_tars_hold_the_same_samples(tmp_path: Path) -> None:
@@ -116,6 +138,9 @@ def test_export_never_writes_over_anything_nor_leaves_half(tmp_path: Path, monke
             raise OSError(28, "No space left on device")
         return np.asarray(picture).tobytes()
 
+    for there in (tmp_path / "mine" / "..", tmp_path / "nowhere" / ".."):
+        with pytest.raises(BadInput, match="something stands"):
+            exporting.export(there, 2)
     monkeypatch.setattr(exporting, "png_bytes", full)
     with pytest.raises(UnipicError, match="No space left"):
         exporting.export(tmp_path / "new", 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 from typing import Any
 
@@ -14,10 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unipic.world import language, questions
-from unipic.world.language import Dense, caption, dense, plural, prompt, prompts, satisfied, some, vocabulary
+from unipic.world.clauses import satisfied
+from unipic.world.language import Dense, caption, dense, plural, prompt, prompts, some, vocabulary
 from unipic.world.questions import KINDS, QA, box, mentions, normalised, score
 from unipic.world.render import render
-from unipic.world.scene import COLORS, DIAMETERS, LETTERS, SHAPES, SIZES, TEXTURES, Object, Scene, sample
+from unipic.world.scene import (
+    COLORS,
+    DIAMETERS,
+    HELD_COUNTS,
+    HELD_PAIRS,
+    HELD_TRIPLES,
+    LETTERS,
+    NOVELTIES,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Object,
+    Scene,
+    sample,
+)
 
 SCENES = [sample(seed, split, size=SIZES[seed % len(SIZES)]) for split in ("train", "test") for seed in range(150)]
 NAMES = {*SHAPES, *(f"letter {letter}" for letter in LETTERS)}
@@ -100,6 +116,48 @@ def test_prompts_say_what_their_metadata_say() -> None:
             assert (plural(group.name) if group.count > 1 else group.name) in p.text
             assert group.color is None or group.color in p.text
             assert group.position is None or group.position[0] in p.text
+
+
+def named(text: str) -> set[str]:
+    """Kinds of held-out combinations that a prompt's words name."""
+    numbers = {word: n for n, word in enumerate(language.NUMBERS)}
+    found = set()
+    for a, b in pairwise(re.findall(r"\w+", text)):
+        if (b, a) in HELD_PAIRS:
+            found.add("pair")
+        if (b.removesuffix("es"), numbers.get(a)) in HELD_COUNTS or (b[:-1], numbers.get(a)) in HELD_COUNTS:
+            found.add("count")
+    if later := re.search(r"(\w+) that is (\w+)|(\w+) colored (\w+)", text):
+        found |= {"pair"} if tuple(filter(None, later.groups())) in HELD_PAIRS else set()
+    things = re.findall(rf"\b({'|'.join(SHAPES)})\b", text)
+    if relation := re.search(r"left of|right of|above|below", text):
+        first, second = things if text.endswith(things[1]) else things[::-1]  # "..., with a star above it"
+        found |= {"triple"} if (first, relation[0], second) in HELD_TRIPLES else set()
+    return found
+
+
+def test_prompts_say_which_held_out_combination_they_name() -> None:
+    drawn = [(s, prompts(s, generator(seed))) for seed in range(1000) for s in (sample(seed, "test"),)]
+    for scene, p in drawn:
+        if not (p.tag == "position" and "letter" in p.text):
+            assert named(p.text) == {p.novelty} - {"ordinary"}, p
+        assert set(p.held) <= {scene.novelty}
+    share = {n: np.mean([p.novelty == n for s, p in drawn if s.novelty == n]) for n in NOVELTIES}
+    assert share["count"] == share["ordinary"] == 1
+    assert min(share["pair"], share["triple"]) > 0.75
+    assert not any(prompts(s, generator(i)).held for i, s in enumerate(SCENES[:150]))  # of training
+
+
+def test_a_prompt_may_leave_out_what_is_new() -> None:
+    purple = Object("circle", "purple", "medium", "filled", 20, 20)
+    scene = Scene(96, 64, "gray", "light", (purple, Object("heart", "red", "medium", "filled", 70, 20)))
+    assert scene.novelty == dense(scene, generator()).novelty == "pair"
+    for seed in range(20):
+        silent, telling = (prompt(scene, tag, generator(seed)) for tag in ("single_object", "colors"))
+        assert silent
+        assert telling
+        assert (silent.novelty, telling.novelty) == ("ordinary", "pair")
+        assert telling.held == {"pair": "purple circle"}
 
 
 def test_a_scene_without_anything_for_a_tag() -> None:
@@ -289,6 +347,58 @@ def test_boxes_are_those_of_the_pixels() -> None:
             x, y = np.flatnonzero(drawn.any(0)), np.flatnonzero(drawn.any(1))
             found = (o.box[0] + x[0], o.box[1] + y[0], o.box[0] + x[-1] + 1, o.box[1] + y[-1] + 1)
             assert np.abs(np.subtract(found, (left, top, right, bottom))).max() <= 1
+
+
+def asked_of(*objects: Object, background: str = "gray") -> list[QA]:
+    """All that is asked, by many seeds."""
+    scene = Scene(96, 64, background, "light", objects)
+    return [qa for seed in range(200) for qa in questions.questions(scene, generator(seed))]
+
+
+def test_what_is_denied_is_not_a_little_true() -> None:
+    for i, scene in enumerate(SCENES):
+        for qa in questions.questions(scene, generator(i)):
+            if qa.kind == "relation" and qa.answer == "no":
+                a, b = (meant(phrase, scene)[0] for phrase in REFERENCE.findall(qa.question))
+                (relation,) = re.findall(r"left of|right of|above|below", qa.question)
+                there = {"left of": b.x - a.x, "right of": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}
+                assert there[relation] <= 1, qa
+    star, heart = (Object(s, "red", "medium", "filled", *at) for s, at in (("star", (20, 20)), ("heart", (60, 26))))
+    answers = {(qa.question, qa.answer) for qa in asked_of(star, heart) if qa.kind == "relation"}
+    assert ("Is the star left of the heart?", "yes") in answers
+    assert ("Is the star below the heart?", "no") in answers
+    assert not any("above the heart?" in q for q, a in answers if a == "no")  # it is, by six pixels
+
+
+def test_nobody_is_asked_whether_an_outlined_circle_is_a_ring() -> None:
+    thin = Object("circle", "black", "large", "outlined", 20, 30)
+    ring = Object("ring", "black", "large", "filled", 78, 30)
+    beside_circle, both, filled = asked_of(thin), asked_of(thin, ring), asked_of(replace(thin, texture="filled"))
+    assert not any("ring" in qa.question for qa in beside_circle)
+    assert not any(qa.kind == "recognition" and "shape" in qa.question for qa in beside_circle)
+    assert any("ring" in qa.question for qa in filled)
+    assert any(qa.question == "Count the circles." for qa in beside_circle)
+    assert not any(re.search("rings|circles|every (ring|circle)", qa.question) for qa in both)
+    assert not any(re.search(r"the (black )?(ring|circle)\b(?! at)", qa.question) for qa in both)
+    assert any("the large filled black ring at the right" in qa.question for qa in both)
+
+
+def test_grounds_may_be_called_by_plain_names() -> None:
+    plain = {
+        "sky": "light blue",
+        "mint": "Green",
+        "rose": "pink background",
+        "lavender": "light purple",
+        "gray": "grey",
+    }
+    for ground, said in plain.items():
+        qa = next(
+            q
+            for q in asked_of(Object("star", "black", "small", "filled", 20, 20), background=ground)
+            if q.answer == ground
+        )
+        assert score(qa, said) == score(qa, f"The {ground} background.") == 1
+        assert score(qa, "yellow") == 0
 
 
 BOXES = [{"bbox_2d": [0, 0, 10, 10], "label": "red circle"}, {"bbox_2d": [30, 0, 40, 10], "label": "blue circle"}]

@@ -16,13 +16,12 @@ from unipic.errors import BadInput
 from unipic.types import check_number, check_whole
 from unipic.world import edits, language
 from unipic.world import scene as scenes
-from unipic.world.edits import Edit
+from unipic.world.edits import OF_SEVERAL, Edit
 from unipic.world.language import pick
 from unipic.world.render import render
 from unipic.world.scene import NOVELTIES, SIZES, SPLITS
 
 TEXTS = {"prompt": 0.5, "dense": 0.35, "caption": 0.15}
-OF_SEVERAL = ("extract", "subject-remove")  # of a scene's only object neither can be asked
 COPY = "copy"  # the type of an edit that asks for nothing
 COPIES = (
     "Keep the picture as it is",
@@ -66,7 +65,7 @@ class WorldSource:
             raise BadInput(f"there is no split {split}", "split of the world", f"give one of {', '.join(SPLITS)}")
         check_number("share of copies", copy_share, 0, 1)
         if max_objects is not None:
-            check_whole("greatest number of objects", max_objects, 1, edits.MOST_OBJECTS)
+            check_whole("greatest number of objects", max_objects, 1, scenes.MOST_OBJECTS)
         if limit is not None:
             check_whole("limit of samples", limit, 1, MOST_LIMITED)
         self.seed, self.split, self.copy_share = seed, split, copy_share

@@ -60,9 +60,9 @@ class Chat(_Form):
     stream: bool | None = None
     response_format: ResponseFormat | None = None
 
-    def parts(self) -> list[TextPart | ImagePart]:
-        """Of the user's messages."""
-        said = [m.content for m in self.messages if m.role == "user" and m.content is not None]
+    def parts(self, *roles: str) -> list[TextPart | ImagePart]:
+        """Of the messages of these roles."""
+        said = [m.content for m in self.messages if m.role in roles and m.content is not None]
         return [part for c in said for part in ([TextPart(type="text", text=c)] if isinstance(c, str) else c)]
 
 

@@ -77,9 +77,11 @@ class Faults:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def choices(fault: str | None, answer: Mapping[str, Any], n: int) -> list[tuple[int, str]]:
-    """Index and content of each choice. answer: the genuine one."""
-    content = json.dumps(_spoilt(fault, answer, n))
+def choices(
+    fault: str | None, answer: Mapping[str, Any], n: int, write: Callable[[Mapping[str, Any]], str] = json.dumps
+) -> list[tuple[int, str]]:
+    """Index and content of each choice. answer: the genuine one. write: an answer as content."""
+    content = write(_spoilt(fault, answer, n))
     if fault == "truncated":
         content = '{"instruction_following":'
     if fault == "reordered" and n == 1:

@@ -1,8 +1,9 @@
 """The world's verifier behind an OpenAI-compatible chat endpoint: a judge to try clients of judges against.
 
-A request carries pictures and words in its user messages, and is answered with JSON in the message's content (see
-`judgement`). The same request always gets the same answer. Pictures come as data URLs only: the server fetches nothing.
-With `Faults`, a share of the calls goes wrong on purpose; nothing else is ever answered with a status of 500 or more.
+A request carries pictures in its user messages and words also in those of the system, and is answered with JSON in the
+message's content, or in lines if it asks for them (see `judgement`). The same request always gets the same answer.
+Pictures come as data URLs only: the server fetches nothing. With `Faults`, a share of the calls goes wrong on purpose;
+nothing else is ever answered with a status of 500 or more.
 
 POST /v1/chat/completions · GET /v1/models · GET /ledger · GET /health (which needs no key)
 """
@@ -14,6 +15,7 @@ import hmac
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +51,17 @@ class _Judged:
         if chat.model != MODEL:
             raise Refused(f"there is no model {chat.model[:100]}; give {MODEL}", "model", "model_not_found", 404)
         properties = _properties(chat.response_format)
-        parts = chat.parts()
+        said = [chat.parts("user"), chat.parts("system", "developer")]
         self.n = chat.n or 1
-        self.texts = [part.text for part in parts if isinstance(part, TextPart)]
-        urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+        texts = [[part.text for part in parts if isinstance(part, TextPart)] for parts in said]
+        self.texts = [text for speaker in texts for text in speaker]
+        urls = [part.image_url.url for part in said[0] if isinstance(part, ImagePart)]
         if not 0 < len(urls) <= MOST_PICTURES:
             raise Refused(f"a judgement needs 1 to {MOST_PICTURES} pictures; {len(urls)} came", "messages")
         shown = [picture(url) for url in urls]
-        self.key = _key(self.texts, shown)
-        self.answer = judgement.answer(judgement.judge(self.texts, shown), self.texts, properties)
+        self.key = _key(texts, shown)
+        self.answer = judgement.answer(judgement.judge(texts, shown), self.texts, properties)
+        self.write = partial(judgement.written, texts=self.texts, properties=properties)
 
 
 def _properties(wanted: ResponseFormat | None) -> dict[str, Any] | None:
@@ -74,12 +78,12 @@ def _properties(wanted: ResponseFormat | None) -> dict[str, Any] | None:
     return properties
 
 
-def _key(texts: Sequence[str], shown: Sequence[Image.Image]) -> str:
+def _key(said: Sequence[Sequence[str]], shown: Sequence[Image.Image]) -> str:
     """SHA-256 of all that is judged."""
     digest = hashlib.sha256()
-    pieces = [text.encode() for text in texts]
+    pieces = [text.encode() for texts in said for text in texts]
     pieces += [piece for p in shown for piece in (f"{p.mode} {p.width}x{p.height}".encode(), p.tobytes())]
-    for piece in (f"{len(texts)} {len(shown)}".encode(), *pieces):
+    for piece in (f"{[*map(len, said)]} {len(shown)}".encode(), *pieces):
         digest.update(len(piece).to_bytes(8, "big") + piece)
     return digest.hexdigest()
 
@@ -114,7 +118,7 @@ def judge_app(*, api_key: str | None = None, faults: Faults | None = None, ledge
         judged = await to_thread.run_sync(_Judged, await _body(request), limiter=limiter)
         call = book.next_call()
         fault = faults.of(call) if faults else None
-        choices = planted.choices(fault, judged.answer, judged.n)
+        choices = planted.choices(fault, judged.answer, judged.n, judged.write)
         body = JSONResponse(completion(call, MODEL, judged.texts, choices)).body
         response = planted.response(fault, bytes(body))
         if fault:

@@ -1,31 +1,33 @@
 """What the world's verifier says of pictures and words, in the forms in which clients ask for it.
 
 Two pictures or more are an edit, the first its source and the last its result; one picture is the answer to a prompt.
-Scores are 0 to 10. What was asked is found in the text: behind the last label of LABEL that is understood; where there
-is no label, it is the longest quotation or line that is. What is not understood has no score (None).
+Scores are 0 to 10. What was asked is found in the user's words, else in the system's (see `asked`); what is not
+understood has no score (None).
+
+Forms: a schema's properties; VIEScore's JSON, with SC of edits and of pictures with a prompt, else PQ; ImgEdit's lines
+with whole numbers from 1 to 5, of which those after the first are no higher than it; our own JSON.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
+from unipic.serve.asked import labels, understood
 from unipic.world import reading, verify
 from unipic.world.clauses import Clause, satisfied
 
-T = TypeVar("T")
-
-LABEL = re.compile(r"\b(?:(?:editing\s+)?instruction|(?:text\s+)?prompt)\s*:\s*(.+)", re.IGNORECASE)
-QUOTATION = re.compile(r"\"([^\"\n]+)\"|“([^“”\n]+)”|(?<!\w)'([^'\n]+)'(?!\w)")
 VIESCORE = (re.compile(r"[\"']score[\"']"), re.compile(r"[\"']reasoning[\"']"))  # keys of the JSON that a text asks for
 WHOLE = re.compile(r"\bintegers?\b|\bwhole numbers?\b|\bfrom (?:scale )?0 to 10\b", re.IGNORECASE)
-LONGEST = 1000  # characters of an instruction or a prompt
-MOST_CANDIDATES = 64
+ONE_SCORE = re.compile(r"\[ ?score ?\]")  # in VIEScore's list
+RATED = re.compile(r"^[ \t]{0,9}(\S[^:\n]{0,80}): ?A number from 1 to 5\b", re.IGNORECASE | re.MULTILINE)
+MOST_WORDS = 20  # of ImgEdit's reasoning
 MOST_OBJECTS = 8  # of a source; the world's have four
 
 MEANINGS = {  # of a schema's properties
@@ -39,6 +41,7 @@ MEANINGS = {  # of a schema's properties
     "pq": "quality",
     "naturalness": "quality",
     "overall": "overall",
+    "score": "overall",
     "reasons": "reasons",
     "reasoning": "reasons",
     "explanation": "reasons",
@@ -47,12 +50,16 @@ MEANINGS = {  # of a schema's properties
 
 @dataclass(frozen=True)
 class Judgement:
-    """fit: SC of an edit, alignment of a picture; None if the text was not understood. quality: PQ. Both 0 to 10."""
+    """fit: SC of an edit, alignment of a picture; None if the text was not understood. quality: PQ. Both 0 to 10.
+
+    unread: why there is no fit.
+    """
 
     is_edit: bool
     fit: float | None
     quality: float
     reasons: tuple[str, ...]
+    unread: str = ""
 
     @property
     def overall(self) -> float | None:
@@ -60,34 +67,34 @@ class Judgement:
         return None if self.fit is None else math.sqrt(self.fit * self.quality)
 
 
-def judge(texts: Sequence[str], pictures: Sequence[Image.Image]) -> Judgement:
-    """pictures: at least one, RGB, of the world's sizes; a result of another size is scaled to its source's."""
+def judge(said: Sequence[Sequence[str]], pictures: Sequence[Image.Image]) -> Judgement:
+    """said: texts of the user and of others, in the order in which they are searched. pictures: at least one, RGB."""
     if len(pictures) > 1:
-        return _of_edit(texts, pictures[0], pictures[-1])
-    return _of_picture(texts, pictures[0])
+        return _of_edit(said, pictures[0], pictures[-1])
+    return _of_picture(said, pictures[0])
 
 
-def _of_edit(texts: Sequence[str], source: Image.Image, result: Image.Image) -> Judgement:
+def _of_edit(said: Sequence[Sequence[str]], source: Image.Image, result: Image.Image) -> Judgement:
     scene = reading.scene_of(source)
     known = bool(scene.background) and len(scene.objects) <= MOST_OBJECTS
-    edit = _understood(texts, lambda text: reading.instruction(text, scene)) if known else None
+    edit = understood(said, lambda text: reading.instruction(text, scene)) if known else None
     if edit is None:
         why = "the instruction was not understood" if known else "the source is no scene of the world"
         quality, reasons = verify.quality(result.resize(source.size))
-        return Judgement(True, None, quality, (why, *reasons))
+        return Judgement(True, None, quality, reasons, why)
     verdict = verify.edit(source, result, edit)
     return Judgement(True, verdict.sc, verdict.pq, verdict.reasons)
 
 
-def _of_picture(texts: Sequence[str], picture: Image.Image) -> Judgement:
+def _of_picture(said: Sequence[Sequence[str]], picture: Image.Image) -> Judgement:
     quality, unclean = verify.quality(picture)
-    said = _understood(texts, _claims)
-    if said is None:
-        return Judgement(False, None, quality, ("the prompt was not understood", *unclean))
-    if isinstance(said, tuple):
-        fit, reasons = _share(said, picture)
+    claims = understood(said, _claims)
+    if claims is None:
+        return Judgement(False, None, quality, unclean, "the prompt was not understood")
+    if isinstance(claims, tuple):
+        fit, reasons = _share(claims, picture)
         return Judgement(False, fit, quality, (*reasons, *unclean))
-    verdict = verify.prompt(picture, said)
+    verdict = verify.prompt(picture, claims)
     fit = 10 * verdict.soft if verdict.correct else min(9.0, 10 * verdict.soft)
     return Judgement(False, fit, quality, verdict.reasons)
 
@@ -106,36 +113,47 @@ def _share(clauses: Sequence[Clause], picture: Image.Image) -> tuple[float, tupl
     return 10 * held / len(clauses), reasons
 
 
-def _understood(texts: Sequence[str], read: Callable[[str], T]) -> T | None:
-    return next((found for text in _candidates(texts) if (found := read(text)) is not None), None)
-
-
-def _candidates(texts: Sequence[str]) -> Iterator[str]:
-    """What may be the instruction or prompt, the likeliest first."""
-    labelled = [match[1] for text in texts for match in LABEL.finditer(text)]
-    if labelled:
-        likeliest = labelled[::-1]  # examples come before the case
-    else:
-        quoted = ("".join(m.groups("")) for text in texts for m in QUOTATION.finditer(text))
-        lines = (line for text in texts for line in (text, *text.splitlines()))
-        likeliest = sorted({c for c in (*quoted, *lines) if len(c) <= LONGEST}, key=lambda c: (-len(c), c))
-    yield from (c for c in likeliest[:MOST_CANDIDATES] if len(c) <= LONGEST)
-
-
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def answer(judgement: Judgement, texts: Sequence[str], properties: Mapping[str, Any] | None) -> dict[str, Any]:
-    """As the client asked: by its schema's properties (all of MEANINGS), in VIEScore's form, or in our own."""
-    if properties is not None:
-        return {name: _value(judgement, MEANINGS[name.lower()], types(p)) for name, p in properties.items()}
+    """As the client asked. texts: all that was said. properties: of a schema, all of MEANINGS."""
     text = "\n".join(texts)
+    if properties is not None:
+        meant = {name: MEANINGS[name.lower()] for name in properties}
+        judgement = judgement if {"fit", "overall"} & {*meant.values()} else replace(judgement, unread="")
+        return {name: _value(judgement, meant[name], types(p)) for name, p in properties.items()}
+    if names := RATED.findall(text):
+        return _rated(judgement, names)
     if all(key.search(text) for key in VIESCORE):
-        meaning = "fit" if judgement.is_edit else "quality"
-        score = _value(judgement, meaning, {"integer"} if WHOLE.search(text) else {"number"})
-        return {"score": [score, score], "reasoning": _value(judgement, "reasons", {"string"})}
-    names = ("instruction_following" if judgement.is_edit else "alignment", "quality", "reasons")
+        return _viescore(judgement, text)
+    names = ["instruction_following" if judgement.is_edit else "alignment", "quality", "reasons"]
     return {name: _value(judgement, MEANINGS[name], {"number", "string"}) for name in names}
+
+
+def written(answer: Mapping[str, Any], texts: Sequence[str], properties: Mapping[str, Any] | None) -> str:
+    """JSON, or lines where these are asked for."""
+    if properties is None and RATED.search("\n".join(texts)):
+        return "\n".join(f"{name}: {'unknown' if value is None else value}" for name, value in answer.items())
+    return json.dumps(answer)
+
+
+def _viescore(judgement: Judgement, text: str) -> dict[str, Any]:
+    of_fit = judgement.is_edit or judgement.fit is not None or "prompt" in labels([text])
+    judgement = judgement if of_fit else replace(judgement, unread="")
+    score = _value(judgement, "fit" if of_fit else "quality", {"integer"} if WHOLE.search(text) else {"number"})
+    return {
+        "score": [score] * (1 if ONE_SCORE.search(text) else 2),
+        "reasoning": _value(judgement, "reasons", {"string"}),
+    }
+
+
+def _rated(judgement: Judgement, names: Sequence[str]) -> dict[str, Any]:
+    """ImgEdit's: the first is of the instruction, the others of how it looks."""
+    fit, quality = (None if s is None else round(1 + 4 * s / 10) for s in (judgement.fit, judgement.quality))
+    lesser = None if fit is None or quality is None else min(fit, quality)
+    reasons = " ".join(_value(judgement, "reasons", {"string"}).split()[:MOST_WORDS])
+    return {"Brief reasoning": reasons, names[0]: fit, **dict.fromkeys(names[1:], lesser)}
 
 
 def types(schema: Any) -> set[str]:
@@ -153,7 +171,7 @@ def types(schema: Any) -> set[str]:
 
 def _value(judgement: Judgement, meaning: str, types: set[str]) -> Any:
     if meaning == "reasons":
-        reasons = judgement.reasons or ("as asked",)
+        reasons = (*filter(None, [judgement.unread]), *judgement.reasons) or ("as asked",)
         return list(reasons) if "array" in types and "string" not in types else "; ".join(reasons)
     score: float | None = getattr(judgement, meaning)
     if score is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
-from unipic.world.scene import Object, Scene, relations
+from unipic.world.scene import Object, Scene, confusable, relations
 
 PLACES = tuple(
     f"{row} {column}".strip() or "center" for row in ("top", "", "bottom") for column in ("left", "", "right")
@@ -103,9 +103,14 @@ def reference(o: Object, scene: Scene, without: str = "") -> Description | None:
     for attribute in ("name", "color", "size", "texture", "place"):
         if attribute != without:
             known = replace(known, **{attribute: getattr(full, attribute)})
-            if known.found(scene) == [o]:
+            if known.found(scene) == [o] and not any(_mistaken(known, o, other, scene) for other in scene.objects):
                 return known
     return None
+
+
+def _mistaken(known: Description, o: Object, other: Object, scene: Scene) -> bool:
+    """Whether another, which its name and texture do not tell apart, may be meant as well."""
+    return confusable(o, other) and other in replace(known, name=None, texture=None).found(scene)
 
 
 def sure(a: Object, b: Object) -> set[str]:

@@ -6,30 +6,34 @@ say stays as it was; of an added object it means medium and filled. References a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from unipic.errors import BadInput
+from unipic.types import check_whole
 from unipic.world import scene as scenes
-from unipic.world.instructions import THIRDS, WAYS, WORDINGS, Box, region_of, say
-from unipic.world.instructions import refer as refer
-from unipic.world.instructions import vocabulary as vocabulary
+from unipic.world.changes import MOVE, Change, inside, joined, placed, reshaped, toward
+from unipic.world.instructions import THIRDS, WAYS, WORDINGS, Box, refer, region_of, say
 from unipic.world.language import pick, plural, some
 from unipic.world.scene import (
     BACKGROUNDS,
     COLORS,
     DIAMETERS,
     LETTERS,
-    MARGIN,
+    MOST_OBJECTS,
     NOVELTIES,
     SHAPES,
     SPLITS,
     TONES,
     Object,
     Scene,
+    check_sample,
+    confusable,
     fits,
     held_out,
+    novelty_of,
     textures_of,
     visible,
 )
@@ -49,10 +53,8 @@ TYPES = (
     "compose",
 )
 PARTS = tuple(t for t in TYPES if t not in ("style_change", "extract", "compose"))  # what compose joins
-MOST_OBJECTS = 4
+OF_SEVERAL = ("extract", "subject-remove")  # of a scene's only object neither can be asked
 MOST_WORDS, MOST_WORDS_COMPOSED = 14, 22
-MOVE = 12  # least pixels of a move
-ASTRAY = 8  # pixels across its direction by which a moved object may be off
 OUTSIDE = 6  # pixels by which an object to be moved to a region is outside it
 
 
@@ -70,6 +72,15 @@ class Edit:
     free: tuple[int, ...] = ()
     regions: tuple[Box, ...] = ()
 
+    @property
+    def novelty(self) -> str:
+        """Which held-out combination it makes or meets, in its target or its source: one of NOVELTIES."""
+        return novelty_of(_held(self))
+
+
+def _held(edit: Edit) -> set[str]:
+    return held_out(edit.target.objects) | held_out(edit.source.objects)
+
 
 def sample(
     seed: int, split: str, type: str | None = None, *, size: tuple[int, int] | None = None, most: int | None = None
@@ -77,10 +88,18 @@ def sample(
     """The edit of a seed. split: as of scenes; type: one of TYPES, None for one at random.
 
     size: of its scenes, in pixels. most: objects that a training source holds at most (novelties may need more).
-    No training edit holds a held-out combination, before or after; the source of a test edit keeps its novelty.
+    No training edit holds a held-out combination, before or after; a test edit holds those of one kind at most, and
+    its source is of each novelty equally often. Raises BadInput for what there is not.
     """
+    check_sample(seed, split, size)
+    if most is not None:
+        check_whole("greatest number of objects", most, 1, MOST_OBJECTS)
+    types = [t for t in TYPES if most != 1 or split == "test" or t not in OF_SEVERAL]
+    if type not in (None, *types):
+        alone = " of a single object" if type in TYPES else ""
+        raise BadInput(f"there is no edit {type}{alone}", "type of an edit", f"give one of {', '.join(types)}")
     rng = np.random.default_rng([SPLITS.index(split), seed, len(TYPES)])
-    drawn = pick(rng, TYPES)
+    drawn = pick(rng, types)
     type = type or drawn
     for attempt in range(1000):
         novelty = (seed + attempt // 20) % len(NOVELTIES)  # some types do not go with some novelties
@@ -95,21 +114,6 @@ def sample(
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an instruction asks of a scene; None where it leaves the ground as it is.
-
-    objects: by index in the source, what becomes of them (None: removed); an added one is at the next index. regions:
-    by the same indices, where the middle must lie of those whose place is left open.
-    """
-
-    instruction: str
-    objects: Mapping[int, Object | None] = field(default_factory=dict)
-    regions: Mapping[int, Box] = field(default_factory=dict)
-    background: str | None = None
-    tone: str | None = None
 
 
 def applied(type: str, source: Scene, change: Change) -> Edit:
@@ -134,7 +138,7 @@ def _admitted(edit: Edit, split: str) -> bool:
         and fits(target.objects, target.width, target.height)
         and all(visible(o.color, target.background) for o in target.objects)
         and all(o.texture in textures_of(o.shape, o.size) for o in target.objects)
-        and not (split == "train" and held_out(target.objects))
+        and len(_held(edit)) <= (split == "test")
         and len(edit.instruction.split()) <= most
     )
 
@@ -192,8 +196,8 @@ def _motion(scene: Scene, rng: np.random.Generator) -> Change | None:
         said = say(rng, "move by", the=the, way=way)
         region = left, top, right, bottom = toward(scene, o, way)
         within = (left, o.y, right, o.y) if way in ("left", "right") else (o.x, top, o.x, bottom)
-    moved = _placed(scene, rng, o, within, instead=i)
-    if moved is None or _inside(o, region, OUTSIDE) or np.hypot(moved.x - o.x, moved.y - o.y) < MOVE:
+    moved = placed(scene, rng, o, within, instead=i)
+    if moved is None or inside(o, region, OUTSIDE) or np.hypot(moved.x - o.x, moved.y - o.y) < MOVE:
         return None
     return Change(said, {i: moved}, {i: region})
 
@@ -206,7 +210,7 @@ def _add(scene: Scene, rng: np.random.Generator) -> Change | None:
         return None
     at = pick(rng, [*THIRDS, *[""] * 6])
     region = region_of(scene, at) if at else (0, 0, scene.width, scene.height)
-    new = _placed(scene, rng, Object(shape, color, size, texture, 0, 0), region)
+    new = placed(scene, rng, Object(shape, color, size, texture, 0, 0), region)
     if new is None:
         return None
     words = (size.replace("medium", ""), texture.replace("filled", ""), color, new.name)
@@ -265,48 +269,9 @@ def _some_or_all(scene: Scene, rng: np.random.Generator) -> tuple[str | None, li
     alike = [j for j, o in enumerate(scene.objects) if o.shape == one.shape]
     if len(alike) == 1 or one.shape in LETTERS or rng.random() < 0.5:
         return the, [i]
+    if any(confusable(scene.objects[j], o) for j in alike for o in scene.objects):
+        return the, [i]  # whether a ring is one of all circles, opinions differ
     return pick(rng, WORDINGS["all"]).format(thing=one.name, things=plural(one.name)), alike
-
-
-def reshaped(o: Object, shape: str) -> Object:
-    """The object as another shape or letter, in its texture where that shows."""
-    return replace(o, shape=shape, texture=o.texture if o.texture in textures_of(shape, o.size) else "filled")
-
-
-def toward(scene: Scene, o: Object, way: str) -> Box:
-    """Where an object may end that is moved one of WAYS."""
-    return {
-        "left": (0, o.y - ASTRAY, o.x - MOVE, o.y + ASTRAY),
-        "right": (o.x + MOVE, o.y - ASTRAY, scene.width, o.y + ASTRAY),
-        "up": (o.x - ASTRAY, 0, o.x + ASTRAY, o.y - MOVE),
-        "down": (o.x - ASTRAY, o.y + MOVE, o.x + ASTRAY, scene.height),
-    }[way]
-
-
-def joined(instruction: str, a: Change, b: Change) -> Change:
-    """Two changes as one, of disjoint objects, and at most one of them of background and of tone."""
-    background, tone = a.background or b.background, a.tone or b.tone
-    return Change(instruction, {**a.objects, **b.objects}, {**a.regions, **b.regions}, background, tone)
-
-
-def _inside(o: Object, region: Box, slack: int) -> bool:
-    left, top, right, bottom = region
-    return left - slack <= o.x <= right + slack and top - slack <= o.y <= bottom + slack
-
-
-def _placed(scene: Scene, rng: np.random.Generator, o: Object, region: Box, instead: int = -1) -> Object | None:
-    """The object at a random place in the region that fits the scene (without that index); None if none was found."""
-    others = tuple(other for i, other in enumerate(scene.objects) if i != instead)
-    edge = DIAMETERS[o.size] // 2 + MARGIN
-    left, top = max(region[0], edge), max(region[1], edge)
-    right, bottom = min(region[2], scene.width - edge), min(region[3], scene.height - edge)
-    if left > right or top > bottom:
-        return None
-    for _ in range(20):
-        placed = replace(o, x=int(rng.integers(left, right + 1)), y=int(rng.integers(top, bottom + 1)))
-        if fits((*others, placed), scene.width, scene.height):
-            return placed
-    return None
 
 
 def _shapes(scene: Scene, change: Change) -> set[str]:

@@ -1,7 +1,8 @@
 """The world as files: pictures beside a metadata.jsonl, which training reads back, and WebDataset tars of the same.
 
 Even samples are for generation (picture, prompt, dense description, questions), odd ones are edits (source,
-instruction, target). Every line carries the scenes, so that nothing about a picture need be guessed.
+instruction, target). Every line carries the scenes, so that nothing about a picture need be guessed, and says which
+held-out combination its text or its edit is about (`novelty`; that of a scene may be another).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def export(folder: Path, count: int, *, seed: int = 0, split: str = "train", sha
 
     shard_size: samples in each tar of `shards/`; 0 makes none. The same arguments give the same bytes.
     """
+    folder = folder.resolve()  # "new/.." is what stands there, not a folder to make
     if folder.exists():
         raise BadInput("something stands where the folder should be made", str(folder), "give another name")
     aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -82,11 +84,16 @@ def _generate(seed: int, split: str, name: str) -> tuple[dict[str, Any], Picture
         "id": name,
         "image": f"pictures/{name}.png",
         "text": prompt.text,
+        "novelty": prompt.novelty,
         "geneval": prompt.metadata(),
         "dense": dense.text,
+        "dense_questions": [
+            {"id": q.id, "question": q.text, "dependencies": q.dependencies, "category": q.category}
+            for q in dense.questions
+        ],
         "caption": language.caption(shown),
-        "questions": [{"question": q.question, "answer": q.answer, "kind": q.kind} for q in questions(shown, rng)],
-        "scene": asdict(shown),
+        "questions": [asdict(qa) for qa in questions(shown, rng)],
+        "scene": _told(shown),
     }
     return line, {"image": png_bytes(render(shown))}
 
@@ -99,11 +106,16 @@ def _edit(seed: int, split: str, name: str) -> tuple[dict[str, Any], Pictures]:
         "instruction": edit.instruction,
         "target": f"pictures/{name}-target.png",
         "type": edit.type,
+        "novelty": edit.novelty,
         "free": edit.free,
         "regions": edit.regions,
-        "scenes": {"source": asdict(edit.source), "target": asdict(edit.target)},
+        "scenes": {"source": _told(edit.source), "target": _told(edit.target)},
     }
     return line, {"source": png_bytes(render(edit.source)), "target": png_bytes(render(edit.target))}
+
+
+def _told(shown: scene.Scene) -> dict[str, Any]:
+    return asdict(shown) | {"novelty": shown.novelty}
 
 
 def _add(tar: tarfile.TarFile, line: dict[str, Any], pictures: Pictures) -> None:

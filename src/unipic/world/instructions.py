@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
 
 from unipic.world.language import pick, plural
-from unipic.world.scene import BACKGROUNDS, COLORS, DIAMETERS, LETTERS, SHAPES, TEXTURES, Object, Scene
+from unipic.world.scene import BACKGROUNDS, COLORS, DIAMETERS, LETTERS, SHAPES, TEXTURES, Object, Scene, confusable
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
@@ -105,18 +106,27 @@ def say(rng: np.random.Generator, wording: str, **words: str) -> str:
 
 
 def refer(scene: Scene, index: int) -> str | None:
-    """The shortest reference that fits this object alone: "the red circle"; None if there is none."""
+    """The shortest reference that fits this object alone: "the red circle"; None if there is none.
+
+    An outlined circle and a ring are told apart by more than these names.
+    """
     one = scene.objects[index]
-    alike = [o for o in scene.objects if o.shape == one.shape and o != one]
+    alike = [o for o in scene.objects if (o.shape == one.shape or confusable(o, one)) and o != one]
     for count in range(5):
         for known in combinations(("color", "size", "texture", "place"), count):
             told = {name: getattr(one, name) for name in known if name != "place"}
-            others = [o for o in alike if all(getattr(o, name) == value for name, value in told.items())]
+            others = [o for o in alike if _may_be(o, one, told)]
             place = _superlative(one, others) if "place" in known else ""
             if place or not others:
                 words = (place, *(told.get(name) for name in ("size", "texture", "color")), one.name)
                 return " ".join(["the", *filter(None, words)])
     return None
+
+
+def _may_be(other: Object, one: Object, told: Mapping[str, str]) -> bool:
+    """Whether what is told of one fits the other; of what looks alike, the texture tells nothing."""
+    telling = {name for name in told if not (name == "texture" and confusable(other, one))}
+    return all(getattr(other, name) == told[name] for name in telling)
 
 
 def _superlative(one: Object, others: list[Object]) -> str:

@@ -28,13 +28,13 @@ from unipic.world.clauses import (
     reference,
     sure,
 )
-from unipic.world.clauses import (
-    satisfied as satisfied,
-)
 from unipic.world.scene import (
     BACKGROUNDS,
     COLORS,
     DIAMETERS,
+    HELD_COUNTS,
+    HELD_PAIRS,
+    HELD_TRIPLES,
     LETTERS,
     RELATIONS,
     SHAPES,
@@ -43,6 +43,7 @@ from unipic.world.scene import (
     TONES,
     Object,
     Scene,
+    novelty_of,
 )
 
 T = TypeVar("T")
@@ -140,6 +141,16 @@ class Prompt:
     include: tuple[Group, ...]
     exclude: tuple[Group, ...] = ()
 
+    @property
+    def held(self) -> dict[str, str]:
+        """The held-out combinations that it names, by their kinds: {"pair": "purple circle"}."""
+        return _held(self.include)
+
+    @property
+    def novelty(self) -> str:
+        """Which held-out combination it names: one of NOVELTIES. Its scene may hold one that it does not name."""
+        return novelty_of(self.held)
+
     def metadata(self) -> dict[str, Any]:
         """As a line of GenEval's metadata file."""
         entry: dict[str, Any] = {"tag": self.tag, "include": [g.metadata() for g in self.include]}
@@ -148,16 +159,39 @@ class Prompt:
         return entry | {"prompt": self.text}
 
 
+def _held(groups: Sequence[Group]) -> dict[str, str]:
+    found = {}
+    for group in groups:
+        if (group.name, group.color) in HELD_PAIRS:
+            found["pair"] = f"{group.color} {group.name}"
+        if (group.name, group.count) in HELD_COUNTS:
+            found["count"] = some(group.name, group.count)
+        if group.position:
+            relation, other = group.position[0], groups[group.position[1]].name
+            if (group.name, relation, other) in HELD_TRIPLES:
+                found["triple"] = f"{group.name} {relation} {other}"
+    return found
+
+
 def prompts(scene: Scene, rng: np.random.Generator) -> Prompt:
-    """A prompt of a random one of the tags that the scene has something for."""
+    """A prompt of a random one of the tags that the scene has something for.
+
+    It names the scene's held-out combination, where prompts can.
+    """
     candidates = _candidates(scene)
+    novel = {tag: [groups for groups in candidates[tag] if _held(groups)] for tag in TAGS}
+    candidates = novel if any(novel.values()) else candidates
     tag = pick(rng, [tag for tag in TAGS if candidates[tag]])
     return _worded(tag, pick(rng, candidates[tag]), rng)
 
 
 def prompt(scene: Scene, tag: str, rng: np.random.Generator) -> Prompt | None:
-    """A prompt that the scene satisfies; None where it has nothing for the tag. Raises KeyError for other tags."""
+    """A prompt that the scene satisfies, and that names its novelty if the tag has one that does.
+
+    None where the scene has nothing for the tag. Raises KeyError for other tags.
+    """
     candidates = _candidates(scene)[tag]
+    candidates = [groups for groups in candidates if _held(groups)] or candidates
     return _worded(tag, pick(rng, candidates), rng) if candidates else None
 
 
@@ -204,10 +238,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Dense:
-    """A description of a whole scene, and what to ask of a picture of it, in DPG-Bench's manner."""
+    """A description of a whole scene, and what to ask of a picture of it, in DPG-Bench's manner.
+
+    novelty: of the scene; since it tells all things and their places, a description names what is new in any case.
+    """
 
     text: str
     questions: tuple[Question, ...]
+    novelty: str = "ordinary"
 
 
 def dense(scene: Scene, rng: np.random.Generator) -> Dense:
@@ -251,15 +289,15 @@ def dense(scene: Scene, rng: np.random.Generator) -> Dense:
             sentences.append(_sentence(said + "."))
             text = TREE["attribute"].format(the=f"the {first}", value=f"{relation} the {second}")
             ask(text, "relation - spatial", Related(first, relation, second), (entity[a], entity[b]))
-    return Dense(" ".join(sentences), tuple(asked))
+    return Dense(" ".join(sentences), tuple(asked), scene.novelty)
 
 
 def _relations(scene: Scene, objects: Sequence[Object]) -> list[tuple[Object, str, Object]]:
-    """Some that are sure, one for each pair."""
+    """Some that are sure, one for each pair of objects, held-out ones first."""
     found = []
     for a, b in combinations(objects, 2):
         found += [(a, relation, b) for relation in RELATIONS if relation in sure(a, b)][:1]
-    return found[:MOST_RELATIONS]
+    return sorted(found, key=lambda r: (r[0].shape, r[1], r[2].shape) not in HELD_TRIPLES)[:MOST_RELATIONS]
 
 
 def _sentence(wording: str, **fields: str) -> str:

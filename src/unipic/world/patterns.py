@@ -1,4 +1,7 @@
-"""Wordings as patterns, to read texts with: what may fill their slots, and what a thing's words say of it."""
+"""Wordings as patterns, to read texts with: what may fill their slots, and what a thing's words say of it.
+
+Texts are compared in small letters, since instructions also come in capitals.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,34 @@ from unipic.world.language import plural
 from unipic.world.scene import COLORS, DIAMETERS, LETTERS, SHAPES, TEXTURES
 
 MOST = 2000  # characters; a longer text is none of the world's
-AROUND = string.whitespace + ".\"'`“”‘’«»"  # what may stand around a text
+AROUND = string.whitespace + ".!?\"'`“”‘’«»*_#"  # what may stand around a text
+POLITE = re.compile(r"(?:please,? |kindly |(?:can|could|would|will) you (?:please )?)+")
 ATTRIBUTES: dict[str, Collection[str]] = {"color": COLORS, "size": DIAMETERS, "texture": TEXTURES}
-NAMES = (*SHAPES, *(f"letter {letter}" for letter in LETTERS))
+NAMES = {name.lower(): name for name in (*SHAPES, *(f"letter {letter}" for letter in LETTERS))}
 
 
 def one_of(words: Iterable[str], name: str = "") -> str:
     """Any of them, as a named group or none."""
-    return f"({f'?P<{name}>' if name else '?:'}{'|'.join(map(re.escape, words))})"
+    return f"({f'?P<{name}>' if name else '?:'}{'|'.join(re.escape(word.lower()) for word in words)})"
 
 
 def filled(wording: str, slots: Mapping[str, str]) -> str:
-    """The pattern of a wording whose {slots} have these patterns, its first letter small, without its period."""
-    wording = wording[0].lower() + wording[1:].rstrip(".")
-    parts = re.split(r"\{(\w+)\}", wording)
+    """The pattern of a wording whose {slots} have these patterns, without its period."""
+    parts = re.split(r"\{(\w+)\}", wording.lower().rstrip("."))
     return "".join(slots[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
 
 
 def plain(text: str) -> str:
-    """As patterns have it: no quotes or periods around, single blanks, its first letter small; "" if too long."""
-    text = " ".join(text.split()).strip(AROUND) if len(text) <= MOST else ""
-    return text[:1].lower() + text[1:]
+    """As patterns have it: small letters, single blanks, no courtesies, quotes or marks around; "" if too long."""
+    text = " ".join(text.lower().split()).strip(AROUND) if len(text) <= MOST else ""
+    begun = POLITE.match(text)
+    return text[begun.end() if begun else 0 :].removesuffix("please").rstrip(AROUND + ",")
 
 
 def described(words: str) -> Description:
-    """Of "a small striped red circle", "two letters A": whatever article, number or direction stands before."""
+    """Of "a small striped red circle", "two letters a": whatever article, number or direction stands before."""
     told = {name: next((w for w in words.split() if w in values), None) for name, values in ATTRIBUTES.items()}
-    return Description(next(n for n in NAMES if words.endswith((n, plural(n)))), **told)
+    return Description(next(name for n, name in NAMES.items() if words.endswith((n, plural(n)))), **told)
 
 
 COLOR, CLASS, CLASSES = one_of(COLORS), one_of(NAMES), one_of(map(plural, NAMES))

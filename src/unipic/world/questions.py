@@ -1,8 +1,9 @@
 """Questions about scenes with one exact answer each, and the score of an answer.
 
-A thing is called by the shortest name that fits it alone ("the red circle" beside a blue one), and relations are asked
-only where two pixels more or less do not change them. Boxes are those of an object's pixels, written as Qwen2.5-VL
-writes them: JSON, in pixels of the picture, right and bottom edges exclusive.
+A thing is called by the shortest name that fits it alone ("the red circle" beside a blue one). Relations are asked only
+where two pixels more or less do not change them, and denied only where nothing speaks for them; it is not asked whether
+an outlined circle is a ring. Boxes are those of an object's pixels, written as Qwen2.5-VL writes them: JSON, in pixels
+of the picture, right and bottom edges exclusive.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from unipic.world.scene import (
     TEXTURES,
     Object,
     Scene,
+    also_called,
     textures_of,
 )
 
@@ -62,6 +64,15 @@ WORDINGS = {
     "caption": ("Describe the picture.", "What is in the picture?", "Give a caption.", "What do you see?"),
 }
 TEMPLATES = (*(w for wordings in WORDINGS.values() for w in wordings), "yes no object objects bbox_2d label")
+ALSO = {  # what else the grounds may be called
+    "gray": ("light gray",),
+    "beige": (),
+    "sky": ("blue", "light blue", "sky blue"),
+    "mint": ("green", "light green", "mint green"),
+    "rose": ("pink", "light pink"),
+    "lavender": ("purple", "light purple"),
+}
+OFF = 1  # pixels by which the middles of objects that are level may differ
 LEAST_COVER = 0.5  # of a pixel that belongs to an object's box
 MOST_BOXES = 1000  # in an answer; more are no answer
 MOST_COORDINATE = 1e6
@@ -81,7 +92,9 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[QA]:
     """One or two of every kind that the scene has something for."""
     asked = [*_recognition(scene, rng), *_counting(scene, rng), *_attributes(scene, rng), *_relations(scene, rng)]
     asked += [*_grounding(scene, rng), *_reading(scene, rng)]
-    asked.append(_qa(rng, "background", "background", scene.background, (f"{scene.background} background",)))
+    grounds = (scene.background, *ALSO[scene.background])
+    accepted = (*grounds[1:], *(f"{ground} background" for ground in grounds))
+    asked.append(_qa(rng, "background", "background", scene.background, accepted))
     asked.append(_qa(rng, "background", "tone", scene.tone, (f"{scene.tone} tone",)))
     asked.append(_qa(rng, "caption", "caption", caption(scene)))
     return asked
@@ -100,10 +113,10 @@ def _yes(answer: bool) -> str:
 def _recognition(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
     there = {o.name for o in scene.objects}
     present = rng.random() < 0.5
-    others = (*SHAPES, f"letter {pick(rng, LETTERS)}")
-    name = pick(rng, sorted(there) if present else [name for name in others if name not in there])
+    others = {*SHAPES, f"letter {pick(rng, LETTERS)}"} - there - set(map(also_called, scene.objects))
+    name = pick(rng, sorted(there if present else others))
     yield _qa(rng, "recognition", "exists", _yes(present), a=some(name))
-    known = [(o, the) for o in scene.objects if (the := reference(o, scene, without="name"))]
+    known = [(o, the) for o in scene.objects if (the := reference(o, scene, "name")) and not also_called(o)]
     if known:
         o, the = pick(rng, known)
         yield _qa(rng, "recognition", "shape", o.name, (o.shape,), the=f"the {the}")
@@ -112,7 +125,8 @@ def _recognition(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
 def _counting(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
     counts = Counter(o.name for o in scene.objects)
     name = pick(rng, sorted(counts) if rng.random() < 0.8 else SHAPES)
-    for thing, count in ((name, counts[name]), ("object", len(scene.objects))):
+    asked = {"object": len(scene.objects)} | ({} if name in map(also_called, scene.objects) else {name: counts[name]})
+    for thing, count in asked.items():
         answer = NUMBERS[count]
         accepted = (f"{answer} {thing if count == 1 else plural(thing)}",)
         yield _qa(rng, "counting", "counting", answer, accepted, things=plural(thing))
@@ -139,7 +153,7 @@ def _relations(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
     for a, b in permutations(called, 2):
         certain, maybe = sure(a, b), possible(a, b)
         holds += [(a, relation, b) for relation in RELATIONS if relation in certain]
-        fails += [(a, relation, b) for relation in RELATIONS if relation not in maybe]
+        fails += [(a, relation, b) for relation in RELATIONS if relation not in maybe and not _toward(a, relation, b)]
     if not holds:
         return
     truth = rng.random() < 0.5
@@ -152,13 +166,20 @@ def _relations(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
     yield _qa(rng, "relation", "which", relation, said, **names)
 
 
+def _toward(a: Object, relation: str, b: Object) -> bool:
+    """Whether one object's middle is in that direction from the other's at all, farther than pixels are off."""
+    x, y = a.x - b.x, a.y - b.y
+    return {"left of": -x, "right of": x, "above": -y, "below": y}[relation] > OFF
+
+
 def _grounding(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
     known = [(o, the) for o in scene.objects if (the := reference(o, scene))]
     if known:
         o, the = pick(rng, known)
         yield _qa(rng, "grounding", "locate", _boxes([o]), the=f"the {the}")
     name = pick(rng, scene.objects).name
-    yield _qa(rng, "grounding", "locate_all", _boxes(o for o in scene.objects if o.name == name), thing=name)
+    if name not in map(also_called, scene.objects):
+        yield _qa(rng, "grounding", "locate_all", _boxes(o for o in scene.objects if o.name == name), thing=name)
 
 
 def _reading(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:

@@ -12,16 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from unipic.world import instructions, language
+from unipic.world.changes import Change, joined, reshaped, toward
 from unipic.world.clauses import PLACES, Clause, Count, Description, Exists, Ground, Related
-from unipic.world.edits import Change, Edit, applied, joined, reshaped, toward
+from unipic.world.edits import Edit, applied
 from unipic.world.instructions import CLEAR, SUPERLATIVES, THIRDS, WAYS, Box, region_of
 from unipic.world.language import FORMAL, NUMBERS, Group, Prompt
 from unipic.world.look import look
 from unipic.world.patterns import CLASS, CLASSES, COLOR, THING, THINGS, described, filled, one_of, plain
-from unipic.world.scene import BACKGROUNDS, COLORS, LETTERS, RELATIONS, TEXTURES, TONES, Object, Scene, fits
+from unipic.world.scene import (
+    BACKGROUNDS,
+    COLORS,
+    DIAMETERS,
+    GAP,
+    LETTERS,
+    MARGIN,
+    RELATIONS,
+    TEXTURES,
+    TONES,
+    Object,
+    Scene,
+)
 
 
 def scene_of(picture: Image.Image) -> Scene:
@@ -126,9 +140,10 @@ def _change(scene: Scene, wording: str, told: Mapping[str, str]) -> Change | Non
         case "material_alter" | "style_change":
             objects = {i: replace(o, texture=told["texture"]) for i, o in chosen.items()}
         case "subject-replace":
-            objects = {i: reshaped(o, told["shape"].removeprefix("letter ")) for i, o in chosen.items()}
+            shape = (described(told["shape"]).name or "").removeprefix("letter ")
+            objects = {i: reshaped(o, shape) for i, o in chosen.items()}
         case "text_change":
-            objects = {i: reshaped(o, told["letter"]) for i, o in chosen.items()}
+            objects = {i: reshaped(o, told["letter"].upper()) for i, o in chosen.items()}
         case "subject-remove":
             objects = dict.fromkeys(chosen)
         case "extract":
@@ -181,10 +196,20 @@ def _placed(scene: Scene, change: Change) -> Change:
 
 
 def _first_place(scene: Scene, o: Object, region: Box, others: Sequence[Object]) -> Object:
+    """Row by row, as `scene.fits` has it; the region's middle where there is no room."""
     left, top, right, bottom = region
-    spots = (replace(o, x=x, y=y) for y in range(top, bottom + 1) for x in range(left, right + 1))
-    fitting = (spot for spot in spots if spot != o and fits((spot, *others), scene.width, scene.height))
-    return next(fitting, replace(o, x=(left + right) // 2, y=(top + bottom) // 2))
+    y, x = np.mgrid[top : bottom + 1, left : right + 1]
+    half = DIAMETERS[o.size] // 2
+    edge = half + MARGIN
+    free = (x >= edge) & (y >= edge) & (x <= scene.width - edge) & (y <= scene.height - edge)
+    free &= (x != o.x) | (y != o.y)
+    for l2, t2, r2, b2 in (other.box for other in others):
+        near = GAP + half
+        free &= (x - r2 >= near) | (l2 - x >= near) | (y - b2 >= near) | (t2 - y >= near)
+    found = np.flatnonzero(free)
+    if not found.size:
+        return replace(o, x=(left + right) // 2, y=(top + bottom) // 2)
+    return replace(o, x=int(x.flat[found[0]]), y=int(y.flat[found[0]]))
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ shapes: no training scene holds any of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+
+from unipic.errors import BadInput
+from unipic.types import check_whole
 
 Color = tuple[int, int, int]
 
@@ -43,7 +46,9 @@ BACKGROUNDS: dict[str, Color] = {
 TONES = {"light": 1.0, "dark": 0.7}  # factor on the whole picture
 RELATIONS = ("left of", "right of", "above", "below")
 SPLITS = ("train", "test")
+MOST_SEED = 2**128 - 1
 NOVELTIES = ("ordinary", "pair", "triple", "count")
+MOST_OBJECTS = 4
 GAP = 4  # pixels between the boxes of two objects
 MARGIN = 2  # pixels between a box and the picture's edge
 CHROMA_SHARE = 0.4  # of chroma beside luma in how well a difference is seen: pictures are often stored with half of it
@@ -99,14 +104,18 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """width, height: pixels. novelty: which held-out combination it holds, if any."""
+    """width, height: pixels."""
 
     width: int
     height: int
     background: str
     tone: str
     objects: tuple[Object, ...]
-    novelty: str = "ordinary"
+
+    @property
+    def novelty(self) -> str:
+        """Which held-out combination it holds: one of NOVELTIES."""
+        return novelty_of(held_out(self.objects))
 
 
 def textures_of(shape: str, size: str) -> tuple[str, ...]:
@@ -156,6 +165,21 @@ def held_out(objects: tuple[Object, ...]) -> set[str]:
     return found
 
 
+def novelty_of(held: Collection[str]) -> str:
+    """The name of what holds such combinations; samples hold one kind at most."""
+    return next((novelty for novelty in NOVELTIES if novelty in held), "ordinary")
+
+
+def also_called(o: Object) -> str:
+    """Another shape that some would call it: an outlined circle is a thin ring, and a ring is round. "" if none."""
+    return "circle" if o.shape == "ring" else "ring" * ((o.shape, o.texture) == ("circle", "outlined"))
+
+
+def confusable(a: Object, b: Object) -> bool:
+    """Whether each may be called what the other is."""
+    return (a.shape, b.shape) == (also_called(b), also_called(a))
+
+
 def fits(objects: tuple[Object, ...], width: int, height: int) -> bool:
     """Whether all boxes are within the picture and apart from each other."""
     boxes = [o.box for o in objects]
@@ -169,7 +193,14 @@ def fits(objects: tuple[Object, ...], width: int, height: int) -> bool:
 
 
 def sample(seed: int, split: str, *, size: tuple[int, int] | None = None, count: int | None = None) -> Scene:
-    """The scene of a seed. split: "train" or "test"; a test scene is in equal parts ordinary or of one novelty."""
+    """The scene of a seed. split: "train" or "test"; a test scene is in equal parts ordinary or of one novelty.
+
+    size: one of SIZES. count: of its objects; what a test scene's novelty needs is there all the same.
+    Raises BadInput for what there is not.
+    """
+    check_sample(seed, split, size)
+    if count is not None:
+        check_whole("number of objects", count, 1, MOST_OBJECTS)
     rng = np.random.default_rng([SPLITS.index(split), seed])
     novelty = NOVELTIES[seed % len(NOVELTIES)] if split == "test" else "ordinary"
     for _ in range(10_000):
@@ -177,6 +208,16 @@ def sample(seed: int, split: str, *, size: tuple[int, int] | None = None, count:
         if scene is not None and held_out(scene.objects) == ({novelty} - {"ordinary"}):
             return scene
     raise AssertionError(f"no scene for seed {seed}, {split}, {size}, {count}")
+
+
+def check_sample(seed: int, split: str, size: tuple[int, int] | None) -> None:
+    """Of scenes and edits. Raises BadInput."""
+    if split not in SPLITS:
+        raise BadInput(f"there is no split {split}", "split of the world", f"give one of {', '.join(SPLITS)}")
+    check_whole("seed", seed, 0, MOST_SEED)
+    if size is not None and tuple(size) not in SIZES:
+        sizes = ", ".join(f"{width}x{height}" for width, height in SIZES)
+        raise BadInput("the world has no scenes of this size", f"size {size}", f"give one of {sizes}")
 
 
 def _draw(rng: np.random.Generator, novelty: str, size: tuple[int, int] | None, count: int | None) -> Scene | None:
@@ -195,7 +236,7 @@ def _draw(rng: np.random.Generator, novelty: str, size: tuple[int, int] | None, 
                 break
         else:
             return None
-    return Scene(width, height, background, tone, objects, novelty)
+    return Scene(width, height, background, tone, objects)
 
 
 def places(rng: np.random.Generator, size: str, width: int, height: int, tries: int = 20) -> Iterator[tuple[int, int]]:
