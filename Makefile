@@ -1,5 +1,6 @@
 # make demo    set up .venv if needed, then generate, edit and describe with the embedded model
 # make test    lint, types and tests      make proof   the long forms of the promises
+# make overfit each tiny stage learns 64 samples by heart; part of proof, resumable
 # make lock    write constraints/lock.txt from the current environment
 #
 # PYTHON=python3.12 picks the interpreter, TORCH="torch==2.13.0" the build of torch, JOBS=4 the test processes.
@@ -13,7 +14,7 @@ READY  := .venv/.ready
 # One thread a process: two test processes with two threads each on two cores crawl.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup demo test lint types unit proof tiny-random lock clean
+.PHONY: setup demo test lint types unit proof overfit tiny-random lock clean
 
 setup: $(READY)
 
@@ -44,6 +45,10 @@ unit: $(READY)
 proof: $(READY)
 	$(RUN)/python -m pip install --quiet -e ".[dev,quant]" -c constraints/lock.txt
 	$(TEST_ENV) $(RUN)/python -m pytest -n $(JOBS)
+	$(MAKE) overfit
+
+overfit: $(READY)
+	$(TEST_ENV) $(RUN)/python scripts/overfit.py runs/overfit
 
 tiny-random: $(READY)
 	$(RUN)/python -m unipic.models.tiny src/unipic/assets

@@ -25,6 +25,10 @@ class UnipicError(Exception):
         self.what, self.where, self.mend = one_line(what), one_line(where), one_line(mend)
         super().__init__("\n".join(line for line in (self.what, self.where, self.mend) if line))
 
+    def __reduce__(self) -> tuple[type[UnipicError], tuple[str, str, str]]:
+        """Out of a process that prepares batches it comes with its three lines."""
+        return type(self), (self.what, self.where, self.mend)
+
 
 class BadInput(UnipicError):
     """A request that cannot be done as asked: a number, a text, a picture, an option."""
@@ -38,3 +42,7 @@ class BadModel(UnipicError):
 
 class PromptCut(UserWarning):
     """A prompt is longer than the text encoders read."""
+
+
+class CheckpointSkipped(UserWarning):
+    """A broken checkpoint was passed over for an older one."""

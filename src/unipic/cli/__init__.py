@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from unipic.cli import pictures, train, world
-from unipic.errors import PromptCut, UnipicError, one_line
+from unipic.errors import CheckpointSkipped, PromptCut, UnipicError, one_line
 
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:  # stderr is for progress and for our own three lines; libraries warn of what a user cannot mend
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
-        warnings.simplefilter("default", PromptCut)
+        for told in (PromptCut, CheckpointSkipped):
+            warnings.simplefilter("default", told)
         warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # file names may be any bytes

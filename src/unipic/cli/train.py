@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unipic.cli.options import Json, option
+from unipic.errors import PromptCut
 
 
 def train(
@@ -22,9 +25,12 @@ def train(
     from unipic.train.loop import train as run
     from unipic.train.stages import read, stage_of
 
+    warnings.simplefilter("ignore", PromptCut)  # a line for each of thousands of texts
     config = read(recipe, sets or [])
     folder = run_dir or Path("runs") / recipe.removesuffix(".yaml").lstrip("./")
-    typer.echo(str(run(stage_of(config), folder)))
+    model = run(stage_of(config), folder)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+        typer.echo(str(model))
 
 
 def check(

@@ -8,7 +8,7 @@ attention is torch's own, which picks the best kernel that the machine has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,6 +128,10 @@ class Conditioner(nn.Module):
         x = self.connector(self.projector_1(hidden))
         return Condition(tokens=self.projector_3(x), pooled=self.projector_2(x.mean(dim=1)))
 
+    def ask(self, states: Callable[[], Tensor]) -> Condition:
+        """The same, of states that are computed within: queries that are sharded are whole meanwhile."""
+        return self.forward(states())
+
 
 class MetaQuery:
     """A frozen multimodal language model that speaks to the DiT through a conditioner."""
@@ -150,8 +154,11 @@ class MetaQuery:
 
         The prompts are one right-padded batch, as published: prompt and negative prompt go together.
         """
-        condition: Condition = self.conditioner(self.query_states(prompts, [pictures] * len(prompts)))
-        return condition
+        return self.read(prompts, [pictures] * len(prompts))
+
+    def read(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> Condition:
+        """The same, with gradients for whoever trains the conditioner. pictures: of each prompt."""
+        return self.conditioner.ask(lambda: self.query_states(prompts, pictures))
 
     def query_states(self, prompts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> Tensor:
         """The language model's hidden states at the queries, B×num_queries×width. pictures: of each prompt."""

@@ -63,6 +63,7 @@ class Sizes:
 
     dit: tuple[int, int] = (3, 2)
     vae: tuple[int, int, int, int] = (16, 16, 32, 32)
+    vae_groups: int = 8
     text: int = 64
     text_layers: int = 2
     clip_tokens: int = 16
@@ -81,7 +82,7 @@ class Sizes:
 
 
 RANDOM = Sizes()  # for tests, where only the machinery counts
-TO_TRAIN = Sizes(dit=(6, 4), vae=(16, 32, 64, 64), text=128, llm=(128, 4), vision=(64, 4), to_train=True)
+TO_TRAIN = Sizes(dit=(6, 4), vae=(8, 16, 32, 64), vae_groups=4, text=128, llm=(128, 4), vision=(64, 4), to_train=True)
 POOLED = 64
 DEFAULTS = {
     "generate": {"width": 64, "height": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
@@ -214,7 +215,7 @@ def _write_transformer_and_vae(folder: Path, dtype: torch.dtype, sizes: Sizes) -
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=sizes.vae,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=sizes.vae_groups,
         latent_channels=16,
         sample_size=64,
         use_quant_conv=False,
@@ -257,7 +258,7 @@ def _plain_config(model: Any) -> dict[str, Any]:
     return content | {"_class_name": type(model).__name__.replace("KontextTransformer", "SD3Transformer2DKontextModel")}
 
 
-def clip_tokenizer(words: Sequence[str], length: int) -> Any:
+def clip_tokenizer(words: Sequence[str] = WORDS, length: int = 16) -> Any:
     """Byte-level BPE with CLIP's end-of-word marks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges([*dict.fromkeys(word.lower() for word in words)], "</w>")
@@ -272,7 +273,7 @@ def clip_tokenizer(words: Sequence[str], length: int) -> Any:
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=length)
 
 
-def qwen_tokenizer(words: Sequence[str]) -> Any:
+def qwen_tokenizer(words: Sequence[str] = WORDS) -> Any:
     """Byte-level BPE with Qwen2.5-VL's special tokens."""
     merges = _merges(words, "")
     vocab = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(m) for m in merges)]
@@ -280,7 +281,7 @@ def qwen_tokenizer(words: Sequence[str]) -> Any:
     return Qwen2Tokenizer(vocab=ids, merges=merges, extra_special_tokens=QWEN_SPECIALS, model_max_length=4096)
 
 
-def t5_tokenizer(words: Sequence[str], length: int) -> Any:
+def t5_tokenizer(words: Sequence[str] = WORDS, length: int = 48) -> Any:
     """Unigram pieces: our words whole, anything else by its letters."""
     letters = [chr(c) for c in range(33, 127)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
@@ -314,12 +315,12 @@ def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def main() -> None:
-    folder, to_train = Path(sys.argv[1]), "--to-train" in sys.argv[2:]
+def main(arguments: Sequence[str]) -> None:
+    folder, to_train = Path(arguments[0]), "--to-train" in arguments
     sizes, dtype = (TO_TRAIN, torch.float32) if to_train else (RANDOM, torch.float16)
     make_metaquery(folder / "tiny", dtype=dtype, sizes=sizes)
     make_kontext(folder / "tiny-kontext", dtype=dtype, sizes=sizes)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

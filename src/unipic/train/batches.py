@@ -88,14 +88,14 @@ class DataConfig(Strict):
 class Pictures(Micro):
     """Samples with pictures. pixels: B×3×H×W, and of each reference, in grey levels 0 to 255.
 
-    keys: under which their latents may be kept; None for what never comes again.
+    lasting: they come again, so that what frozen models make of them may be kept.
     """
 
     task: Task
     texts: tuple[str, ...]
     pixels: Tensor
     references: tuple[Tensor, ...]
-    keys: tuple[str | None, ...]
+    lasting: bool
 
     @property
     def size(self) -> Size:
@@ -119,9 +119,11 @@ class Batches:
 
     def examples(self, step: int, share: Sequence[int]) -> list[Example]:
         """The samples at these places of the step's batch."""
-        task = self.data.tasks[step % len(self.data.tasks)]
+        cycle, place = divmod(step, len(self.data.tasks))
+        task = self.data.tasks[place]
+        turn = cycle * self.data.tasks.count(task) + self.data.tasks[:place].count(task)
         resolution = [phase.resolution for phase in self.data.phases if phase.step <= step][-1]
-        draw = self.source.draw(task, step // len(self.data.tasks), self.batch, resolution)
+        draw = self.source.draw(task, turn, self.batch, resolution)
         return [self.source.load(draw, i) for i in share]
 
     def micros(self, step: int, share: range) -> list[Pictures]:
@@ -135,7 +137,7 @@ class Batches:
 
 
 def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = (), lasting: bool = False) -> Pictures:
-    """Examples of one task and size as one forward. lasting: they come again, so that their latents may be kept."""
+    """Examples of one task and size as one forward."""
     return Pictures(
         numbers=numbers,
         ids=tuple(e.id for e in examples),
@@ -143,13 +145,14 @@ def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = (), last
         texts=tuple(e.text for e in examples),
         pixels=stacked([e.picture for e in examples]),
         references=tuple(stacked(column) for column in zip(*(e.references for e in examples), strict=True)),
-        keys=tuple(f"{e.id} {e.picture.size}" if lasting else None for e in examples),
+        lasting=lasting,
     )
 
 
 def stacked(pictures: Sequence[Image]) -> Tensor:
     """B×3×H×W grey levels of RGB pictures of one size."""
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+    rows = torch.from_numpy(np.stack([np.asarray(p) for p in pictures]))
+    return rows.permute(0, 3, 1, 2).contiguous()  # torch's group norm of channels-last is 1,000× less exact
 
 
 def cache_of(data: DataConfig, scope: str) -> Cache:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 Made = tuple[Tensor, ...]
@@ -35,13 +35,15 @@ class Cache:
     ) -> Made:
         """The results of a batch, stacked, on `device`. make: gives those at the indices that are not known.
 
-        A key of None is never kept.
+        A key of None is never kept. What is kept is made alone: the last bits of a result depend on the size of the
+        batch that it was made in, and must not depend on what was known by then (a resumed run begins with nothing).
         """
         found = [self._find(key) for key in keys]
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key is not None}  # each is made once
         missing = [i for i, key in enumerate(keys) if found[i] is None and (key is None or first[key] == i)]
-        if missing:
-            for i, made in zip(missing, make(missing), strict=True):
+        fresh = [i for i in missing if keys[i] is None]
+        for group in [*([i] for i in missing if keys[i] is not None), *([fresh] if fresh else [])]:
+            for i, made in zip(group, make(group), strict=True):
                 found[i] = made
                 self._keep(keys[i], made)
         rows = [made if made is not None else found[first[key or ""]] for made, key in zip(found, keys, strict=True)]
@@ -74,8 +76,12 @@ class Cache:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}")
-        save_file({str(i): t.detach().cpu().contiguous() for i, t in enumerate(made)}, aside)
-        os.replace(aside, path)
+        try:
+            aside.write_bytes(save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(made)}))
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
 
     def _remember(self, key: str, made: Made) -> None:
         self._memory[key] = made

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unipic.errors import BadInput, UnipicError
+from unipic.errors import BadInput, CheckpointSkipped, UnipicError
 from unipic.models.weights import file_sha256, read_header
 from unipic.train.disk import CannotSave, json_bytes, locked, refusals, sync_folder, write_file
 from unipic.train.lines import append_line, read_lines, truncate_after
@@ -42,10 +42,6 @@ _CODES |= {torch.uint8: "U8", torch.bool: "BOOL"}
 
 class BrokenCheckpoint(UnipicError):
     """A checkpoint that is damaged, incomplete, or of a newer version."""
-
-
-class CheckpointSkipped(UserWarning):
-    """A broken checkpoint was passed over for an older one."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,20 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from unipic.errors import BadInput, UnipicError
 
 LOCK = ".lock"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_CODE = re.compile(r"(?:os error |\[Errno )(\d+)")
 
 
 class CannotSave(UnipicError):
@@ -37,6 +43,32 @@ def refusals(where: Path, last: Callable[[], str] | None = None) -> Iterator[Non
             with suppress(OSError):
                 mend += f"; {last()}"
         raise CannotSave(what, str(where), mend) from error
+
+
+@contextmanager
+def refusals_anywhere(where: Path, last: Callable[[], str]) -> Iterator[None]:
+    """`refusals` for a whole run: a disk that is full or broken, also where others have put it into their own words."""
+    try:
+        yield
+    except Exception as error:
+        cause = _of_the_disk(error)
+        if cause is None:
+            raise
+        place = error.where if isinstance(error, UnipicError) else cause.filename or where
+        with refusals(Path(place), last):
+            raise cause from error
+
+
+def _of_the_disk(error: BaseException | None) -> OSError | None:
+    """What the system said, if an error comes from that: it is behind it or, of some libraries, within its text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        told = _CODE.search(str(error)) if isinstance(error, SafetensorError | shutil.Error) else None
+        if told and int(told[1]) in _DISK:
+            return OSError(int(told[1]), os.strerror(int(told[1])))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -84,14 +116,15 @@ def _check_json(value: Any, at: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Be the only run in a folder, which is made if need be; raises BadInput if another run is at work there.
 
-    The kernel drops the lock when the process ends, however it ends; the file stays and means nothing.
+    The kernel drops the lock when the process ends, however it ends; the file stays and means nothing. Gives the
+    handle: forked processes share it, and hold the lock with it until they close it.
     """
     handle = _take_lock(folder)
     try:
-        yield
+        yield handle
     finally:
         os.close(handle)
 

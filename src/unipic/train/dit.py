@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,19 +21,25 @@ from unipic.train.batches import DataConfig, Pictures, cache_of
 from unipic.train.cache import Made
 from unipic.train.lora import LoraConfig, add_lora, save_lora
 from unipic.train.optim import Tensors
+from unipic.train.processes import Processes
 from unipic.types import Condition
 
 
 def trained_transformer(
-    folder: ModelFolder, lora: LoraConfig | None, *, seed: int, checkpointing: bool, device: torch.device
+    folder: ModelFolder, lora: LoraConfig | None, *, seed: int, checkpointing: bool, processes: Processes
 ) -> KontextTransformer:
-    """A folder's transformer, in float32, with gradients: of all its weights, or of adapters alone."""
-    transformer = load_transformer(folder, torch.float32)
-    transformer.to(device)
+    """A folder's transformer on its device: with gradients of all its weights, in float32; or of adapters alone, in
+    float32 on a base in the precision that is computed in.
+    """
+    transformer = load_transformer(folder, torch.float32 if lora is None else processes.dtype)
+    transformer.to(processes.device)
     if lora is None:
         transformer.requires_grad_(True)
     else:
         add_lora(transformer, lora, seed)
+        for parameter in transformer.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     if checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.train()
@@ -52,25 +59,33 @@ def velocity_of(
 
 
 class Latents:
-    """Latents of a batch's pictures; of those that come again, kept."""
+    """Latents of a batch's pictures; of those that come again, kept under their pixels.
+
+    Not under their ids: two folders may both have a sample "1", and a folder may change between runs.
+    """
 
     def __init__(self, vae: VAE, data: DataConfig, scope: str, device: torch.device) -> None:
         self.vae, self.device = vae, device
-        self.cache = cache_of(data, f"latents {scope}")
+        self.cache = cache_of(data, f"latents {scope} {vae.module.dtype} {vae.shift} {vae.scale}")
 
     def of(self, micro: Pictures) -> Tensor:
         """B×C×h×w, of what is to be drawn; float32."""
-        return self._latents(micro.pixels, micro.keys, "picture")
+        return self._latents(micro.pixels, micro.lasting)
 
     def of_references(self, micro: Pictures) -> list[Tensor]:
-        return [self._latents(pixels, micro.keys, f"reference {i}") for i, pixels in enumerate(micro.references)]
+        return [self._latents(pixels, micro.lasting) for pixels in micro.references]
 
-    def _latents(self, pixels: Tensor, keys: Sequence[str | None], role: str) -> Tensor:
+    def _latents(self, pixels: Tensor, lasting: bool) -> Tensor:
         def make(missing: list[int]) -> list[Made]:
             return [(latent,) for latent in self.vae.latents(pixels[missing].to(self.device)).float()]
 
-        (latents,) = self.cache.get([key and f"{key} {role}" for key in keys], make, self.device)
+        (latents,) = self.cache.get([_content(p) if lasting else None for p in pixels], make, self.device)
         return latents
+
+
+def _content(pixels: Tensor) -> str:
+    """A name for a picture, 3×H×W, that no other has."""
+    return f"{tuple(pixels.shape)} {hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()}"
 
 
 def transformer_component(

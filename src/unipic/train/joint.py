@@ -75,11 +75,13 @@ class JointStage(MetaQueryStage):
                 config.lora,
                 seed=config.seed,
                 checkpointing=config.gradient_checkpointing,
-                device=device,
+                processes=processes,
             )
         else:
             self.transformer = load_transformer(self.dit_folder, dtype)
             self.transformer.to(device)
+            if config.gradient_checkpointing:
+                self.transformer.enable_gradient_checkpointing()
         self.vae = VAE(load_vae(self.folder, dtype).to(device))
         self.mllm = load_mllm(self.mllm_folder, dtype, device)
         self.mllm.model.to(device)

@@ -63,7 +63,7 @@ class KontextStage:
             config.lora,
             seed=config.seed,
             checkpointing=config.gradient_checkpointing,
-            device=self.device,
+            processes=processes,
         )
         self.vae = VAE(load_vae(self.folder, processes.dtype).to(self.device))
         self.text = load_text_encoders(self.folder, processes.dtype)
@@ -71,7 +71,7 @@ class KontextStage:
             encoder.to(self.device)
         scope = self.folder.weights_hash()
         self.latents = Latents(self.vae, config.data, scope, self.device)
-        self.conditions = cache_of(config.data, f"text {scope}")
+        self.conditions = cache_of(config.data, f"text {scope} {processes.dtype}")
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -84,18 +84,19 @@ class KontextStage:
         x0 = self.latents.of(micro)
         noise, t = draws.normal(*x0.shape[1:]), times(self.config.times, draws)
         dropped = (draws.uniform() < self.config.drop_text).tolist()
-        condition = self.encode(["" if drop else text for drop, text in zip(dropped, micro.texts, strict=True)])
+        texts = ["" if drop else text for drop, text in zip(dropped, micro.texts, strict=True)]
+        condition = self.encode(texts, micro.lasting)
         references = self.latents.of_references(micro)
         return flow_losses(velocity_of(self.transformer, condition, references), x0, t, noise)
 
-    def encode(self, texts: Sequence[str]) -> Condition:
-        """Conditions of texts; each text is encoded once."""
+    def encode(self, texts: Sequence[str], lasting: bool) -> Condition:
+        """Conditions of texts; of those that come again, each is encoded once."""
 
         def make(missing: list[int]) -> list[Made]:
             made = self.text.encode([texts[i] for i in missing])
             return list(zip(made.tokens, made.pooled, strict=True))
 
-        return Condition(*self.conditions.get(texts, make, self.device))
+        return Condition(*self.conditions.get(texts if lasting else [None] * len(texts), make, self.device))
 
     def show(self) -> list[Shown]:
         found: list[Shown] = []
@@ -105,11 +106,11 @@ class KontextStage:
         return found
 
     def _pair(self, examples: Sequence[Example]) -> tuple[Condition, Condition]:
-        return self.encode([e.text for e in examples]), self.encode([""] * len(examples))
+        return self.encode([e.text for e in examples], True), self.encode([""] * len(examples), True)
 
     def export(self, folder: Path, weights: Tensors) -> None:
         config, components = self.config, components_of(self.folder)
         components["transformer"] = transformer_component(self.folder, weights, config.lora, DTYPES[config.save_dtype])
-        assemble(folder, components, self.folder.defaults)
         if config.lora is not None:
             save_lora(folder.with_name("lora"), weights["transformer"], config.lora)
+        assemble(folder, components, self.folder.defaults)  # last: a run whose model is there is finished

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from unipic.errors import BadInput
+from unipic.errors import BadInput, UnipicError
 from unipic.pictures import SETTINGS_KEY, load, save_png
 from unipic.report import Page, Picture
 from unipic.train.lines import append_line, read_lines, truncate_after
@@ -38,21 +39,21 @@ class RunLog:
     def __init__(self, run: Path, config: Any, start: int, first: bool) -> None:
         self.run, self.config, self.first = run, config, first
         self.path = run / "log.jsonl"
+        if first:
+            truncate_after(self.path, start)
+        self.trackers = [_TRACKERS[name](run, config) for name in config.track] if first else []
         self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
         self.loss: float | None = None
         self.step, self.since = start, time.perf_counter()
-        self.trackers = [_TRACKERS[name](run, config) for name in config.track] if first else []
-        if first:
-            truncate_after(self.path, start)
 
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.bar.close()
         for tracker in self.trackers:
             tracker.close()
-        if self.first:
+        with suppress(*([UnipicError, OSError] if kind else [])):  # why the run ended is more than a page that failed
             self.report()
 
     def add(self, record: dict[str, Any]) -> None:
@@ -85,9 +86,12 @@ class RunLog:
             append_line(self.path, {"step": step, "right": sum(known) / len(known)})
         for tracker in self.trackers:
             tracker.picture(step, grid)
+        self.report()
 
     def report(self) -> None:
         """report.html, from what the run has written."""
+        if not self.first:
+            return
         lines = [line for line in read_lines(self.path) if isinstance(line.get("step"), int)]
         page = Page(f"{self.config.stage}: {self.run.name}")
         names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float))

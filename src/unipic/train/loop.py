@@ -8,21 +8,25 @@ checkpoint was written, to the same bits.
 from __future__ import annotations
 
 import math
+import shutil
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from unipic import config as recipes
 from unipic.config import Strict
 from unipic.errors import BadInput, UnipicError
+from unipic.train.ahead import prepared
 from unipic.train.checkpointing import Checkpoints, locked
+from unipic.train.disk import refusals_anywhere
 from unipic.train.log import RunLog, Shown
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors, Weights
 from unipic.train.processes import Processes
@@ -40,6 +44,7 @@ HARMLESS = {
     "micro_batch",
     "track",
 }
+ALONE = {"vae", "text", "mllm"}  # stand-ins: small enough for one process, and read in more ways than by `forward`
 
 
 class RunConfig(Strict):
@@ -65,7 +70,7 @@ class RunConfig(Strict):
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     device: str = "auto"
     dtype: str = "auto"
-    track: tuple[str, ...] = ()
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,124 +112,148 @@ class Stage(Protocol):
         ...
 
 
-class _Shares(Dataset[Any]):
-    def __init__(self, stage: Stage, share: range) -> None:
-        self.stage, self.share = stage, share
-
-    def __getitem__(self, step: int) -> Sequence[Any]:
-        return self.stage.batch(step, self.share)
-
-
 def train(stage: Stage, run: Path) -> Path:
     """Run a stage in its folder, or go on with it, to its end. Returns the folder of the trained model.
 
-    Raises UnipicError: three steps in a row without a finite gradient; a full disk, naming the last checkpoint.
+    Raises UnipicError: three steps in a row without a finite loss and gradient; a full disk, naming the last
+    checkpoint. Raises SystemExit(143) after a SIGTERM, once a checkpoint is written.
     """
     config: RunConfig = stage.config
     processes = Processes(config.device, config.dtype)
-    if config.batch % processes.count:
-        what = f"a batch of {config.batch} cannot be shared by {processes.count} processes"
-        raise BadInput(what, "batch", "give a multiple of the number of processes")
-    with locked(run) if processes.first else nullcontext():
-        return _train(stage, config, run, processes)
+    checkpoints = Checkpoints(run / "checkpoints", config.keep)
+    try:
+        with refusals_anywhere(run, checkpoints.named), ExitStack() as held:
+            lock, finished = None, False
+            with processes.together():
+                _check_sharing(config, processes.count)
+                if processes.first:
+                    lock = held.enter_context(locked(run))
+                    finished = _settle(config, run)
+            if not processes.any(finished):
+                _train(stage, run, checkpoints, processes, lock)
+    finally:
+        processes.close()
+    return run / "model"
 
 
-def _train(stage: Stage, config: RunConfig, run: Path, processes: Processes) -> Path:
-    if processes.first:
-        _settle(config, run)
-    stage.place(processes)
+def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Processes, lock: int | None) -> None:
+    config: RunConfig = stage.config
+    with processes.together():
+        stage.place(processes)
     processes.shard(stage.trained)
     weights = Weights(stage.trained, config.optimizer, config.ema)
-    checkpoints = Checkpoints(run / "checkpoints", config.keep)
     step, bad = _resume(checkpoints, weights, processes)
-    with _sigterm() as asked, RunLog(run, config, step, processes.first) as log:
-        for micros in _batches(stage, config, step, processes):
+    with processes.together():
+        log = RunLog(run, config, step, processes.first)
+    share = processes.share(config.batch)
+    batches = prepared(partial(stage.batch, share=share), range(step, config.steps), config.workers, lock)
+    with log, _sigterm() as asked, closing(batches):
+        while step < config.steps:
+            with processes.together():
+                micros = next(batches)
             record = update(stage, weights, micros, step, processes)
             step += 1
-            log.add(record)
             bad = bad + 1 if record.get("skipped") else 0
-            if bad == MOST_BAD_STEPS:
-                raise UnipicError(
-                    f"no finite gradient in {bad} steps in a row",
-                    f"step {step}, samples {', '.join(record['samples'][:5])}",
-                    f"lower the rate, or look at these samples; {checkpoints.named()}",
-                )
-            if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
-                log.show(stage.show(), step)
+            with processes.together():
+                log.add(record)
+                if bad == MOST_BAD_STEPS:
+                    raise _no_way_on(record, checkpoints)
+            last = step == config.steps
+            if config.sample_every and (last or step % config.sample_every == 0):
+                shown = stage.show()
+                with processes.together():
+                    log.show(shown, step)
             stop = processes.any(bool(asked))
-            if stop or step == config.steps or (config.checkpoint_every and step % config.checkpoint_every == 0):
+            if stop or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
                 _save(checkpoints, step, bad, weights, processes)
             if stop:
-                raise SystemExit(143)
-    return _finish(stage, weights, run, processes)
-
-
-def _batches(stage: Stage, config: RunConfig, step: int, processes: Processes) -> Iterable[Sequence[Any]]:
-    """This process's share of the batches from a step on, prepared ahead where there are workers."""
-    return DataLoader(
-        _Shares(stage, processes.share(config.batch)),
-        batch_size=None,
-        sampler=range(step, config.steps),
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-    )
+                break
+        if processes.any(bool(asked)):  # also during the last save
+            raise SystemExit(143)
+    best = processes.whole(weights.best())
+    with processes.together():
+        if processes.first:
+            stage.export(run / "model", best)
 
 
 def update(stage: Stage, weights: Weights, micros: Sequence[Any], step: int, processes: Processes) -> dict[str, Any]:
     """One update on this process's share of a batch; what the log says of it.
 
-    A batch's loss is the mean over its samples in all processes. Without a finite gradient nothing is changed.
+    A batch's loss is the mean over its samples in all processes. If it or its gradient is not finite, nothing changes.
     """
     config: RunConfig = stage.config
-    total, spoilt = 0.0, []
+    parts = []
     for micro in micros:
         with processes.autocast():
             losses = stage.losses(micro, Draws(config.seed, micro.numbers, processes.device))
         # FSDP averages gradients over processes
         (losses.sum() * (processes.count / config.batch)).backward()  # type: ignore[no-untyped-call]
-        values = losses.detach().tolist()
-        total += sum(values)
-        spoilt += [id for id, value in zip(micro.ids, values, strict=True) if not math.isfinite(value)]
-    norm, rate = weights.update(step, config.steps)
-    loss = processes.sum(total)[0] / config.batch
+        parts.append(losses.detach())
+    each = processes.gathered(torch.cat(parts).tolist())
+    loss = sum(each) / config.batch
+    norm, rate, changed = weights.update(step, config.steps, loss)
     record: dict[str, Any] = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": rate}
-    if not math.isfinite(norm):
-        record |= {"skipped": True, "samples": spoilt or [id for micro in micros for id in micro.ids]}
+    if not changed:
+        whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
+        ids = [id for micro in whole for id in micro.ids]
+        spoilt = [id for id, value in zip(ids, each, strict=True) if not math.isfinite(value)]
+        record |= {"skipped": True, "samples": spoilt or ids}
     return record
 
 
-def _settle(config: RunConfig, run: Path) -> None:
-    """The resolved recipe stays in the run's folder; another recipe does not go on with it."""
-    run.mkdir(parents=True, exist_ok=True)
-    saved = run / "config.yaml"
+def _no_way_on(record: Mapping[str, Any], checkpoints: Checkpoints) -> UnipicError:
+    return UnipicError(
+        f"no finite loss and gradient in {MOST_BAD_STEPS} steps in a row",
+        f"step {record['step']}, samples {', '.join(record['samples'][:5])}",
+        f"lower the rate, or look at these samples; {checkpoints.named()}",
+    )
+
+
+def _check_sharing(config: RunConfig, processes: int) -> None:
+    if config.batch % processes:
+        what = f"a batch of {config.batch} cannot be shared by {processes} processes"
+        raise BadInput(what, "batch", "give a multiple of the number of processes")
+    if processes > 1 and config.stage in ALONE:
+        raise BadInput(f"the stage {config.stage} trains in one process", f"{processes} processes", "start one")
+
+
+def _settle(config: RunConfig, run: Path) -> bool:
+    """Whether the run is finished. If not, its resolved recipe is put into its folder.
+
+    Another recipe does not go on with a run. The model of one that was finished, and now gets more steps, is set aside.
+    """
+    saved, model = run / "config.yaml", run / "model"
     if saved.exists():
         recipes.check_same(saved, config, HARMLESS)
+    elif model.exists():
+        raise BadInput("a model stands where the run's own would be written", str(model), "give another --run-dir")
+    if model.exists():
+        if recipes.read_recipe(str(saved))[0]["steps"] >= config.steps:
+            return True
+        former = run / "model.former"
+        shutil.rmtree(former, ignore_errors=True)
+        model.rename(former)
+    for stray in run.glob(".model.*"):  # half written by a run that was killed
+        shutil.rmtree(stray, ignore_errors=True)
     recipes.save(config, saved)
+    return False
 
 
 def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes) -> tuple[int, int]:
     """Steps done, and how many of the last ones were bad."""
-    found = checkpoints.latest()
+    with processes.together():
+        found = checkpoints.latest()
     if found is None:
         return 0, 0
-    weights.load({name: found.tensors(name) for name in found.names()}, processes.put)
+    weights.load(found.tensors, processes.put)
     return found.step, found.state["bad"]
 
 
 def _save(checkpoints: Checkpoints, step: int, bad: int, weights: Weights, processes: Processes) -> None:
     files = processes.whole(weights.tensors())
-    if processes.first:
-        checkpoints.save(step, files, {"bad": bad})
-    processes.wait()
-
-
-def _finish(stage: Stage, weights: Weights, run: Path, processes: Processes) -> Path:
-    model = run / "model"
-    best = processes.whole(weights.best())
-    if processes.first and not model.exists():
-        stage.export(model, best)
-    processes.wait()
-    return model
+    with processes.together():
+        if processes.first:
+            checkpoints.save(step, files, {"bad": bad})
 
 
 @contextmanager

@@ -64,8 +64,7 @@ class MetaQueryStage:
     def encode(self, texts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> Condition:
         """Conditions of texts, each with its own pictures."""
         seen = pictures if self.config.reference != "dit" else [()] * len(texts)
-        condition: Condition = self.conditioner(MetaQuery(self.mllm, self.conditioner).query_states(texts, seen))
-        return condition
+        return MetaQuery(self.mllm, self.conditioner).read(texts, seen)
 
     def show(self) -> list[Shown]:
         found: list[Shown] = []

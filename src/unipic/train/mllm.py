@@ -72,7 +72,7 @@ class MllmStage:
             raise wrong_kind(self.config.model, "a MetaQuery model with its language model inside")
         self.device = processes.device
         self.mllm: MLLM = load_mllm(self.mllm_folder, torch.float32, self.device)
-        self.mllm.model.to(self.device).requires_grad_(True)
+        self.mllm.model.to(self.device).requires_grad_(True).train()  # transformers checkpoints in this mode alone
         if self.config.gradient_checkpointing:
             self.mllm.model.gradient_checkpointing_enable()
 

@@ -1,6 +1,6 @@
 """What an update does to the weights: AdamW with a schedule, clipping, and an average of the weights over time.
 
-Gradients that are not finite change nothing: neither weights, nor moments, nor averages.
+A loss or a gradient that is not finite changes nothing: neither weights, nor moments, nor averages.
 """
 
 from __future__ import annotations
@@ -72,28 +72,31 @@ class Weights:
         ]
         groups = [group for group in groups if group["params"]]
         self.adam = torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps)
-        self.averages = {c: {n: p.detach().clone() for n, p in named.items()} for c, named in self.parameters.items()}
-        if ema is None:
-            self.averages = {}
+        averaged = {} if ema is None else self.parameters
+        self.averages = {c: {n: p.detach().clone() for n, p in named.items()} for c, named in averaged.items()}
 
     def all(self) -> Iterable[nn.Parameter]:
         return (p for named in self.parameters.values() for p in named.values())
 
-    def update(self, step: int, steps: int) -> tuple[float, float]:
-        """Apply the gradients and clear them. Returns their norm (not finite: nothing was changed) and the rate."""
+    def update(self, step: int, steps: int, loss: float) -> tuple[float, float, bool]:
+        """Apply the gradients and clear them. Returns their norm, the rate, and whether anything was changed.
+
+        loss: of the batch; gradients of one that is not finite mean nothing, even where they are finite.
+        """
         rate = learning_rate(self.config, step, steps)
         for group in self.adam.param_groups:
             group["lr"] = rate
         gradients = [p.grad for p in self.all() if p.grad is not None]
         total = nn.utils.get_total_norm(gradients)
         norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
-        if math.isfinite(norm):
+        sound = math.isfinite(norm) and math.isfinite(loss)
+        if sound:
             if self.config.clip is not None:
                 nn.utils.clip_grads_with_norm_(list(self.all()), self.config.clip, total)
             self.adam.step()
             self._average(step)
         self.adam.zero_grad(set_to_none=True)
-        return norm, rate
+        return norm, rate, sound
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -102,8 +105,7 @@ class Weights:
         updates = (step + 1) // self.ema_config.every
         decay = min(self.ema_config.decay, (1 + updates) / (10 + updates))
         for component, named in self.averages.items():
-            for name, average in named.items():
-                average.lerp_(self.parameters[component][name], 1 - decay)
+            torch._foreach_lerp_(list(named.values()), list(self.parameters[component].values()), 1 - decay)
 
     def best(self) -> Tensors:
         """The averages where there are any, else the weights themselves: what a finished model holds."""
@@ -120,17 +122,20 @@ class Weights:
         return files | {f"ema/{component}": dict(named) for component, named in self.averages.items()}
 
     @torch.no_grad()
-    def load(self, files: Mapping[str, Mapping[str, Tensor]], put: Placer) -> None:
-        """Put back what `tensors` gave."""
+    def load(self, read: Callable[[str], Mapping[str, Tensor]], put: Placer) -> None:
+        """Put back what `tensors` gave. read: the tensors of one file; one is in memory at a time."""
         for component, named in self.parameters.items():
-            moments = files[f"optimizer/{component}"]
+            values = read(component)
             for name, p in named.items():
-                p.copy_(put(files[component][name], p))
+                p.copy_(put(values[name], p))
+            moments = read(f"optimizer/{component}")
+            for name, p in named.items():
                 if f"{name}.step" in moments:
                     self.adam.state[p] = {
                         "step": moments[f"{name}.step"].clone(),
                         **{key: put(moments[f"{name}.{key}"], p).clone() for key in _MOMENTS},
                     }
         for component, averages in self.averages.items():
+            values = read(f"ema/{component}")
             for name, average in averages.items():
-                average.copy_(put(files[f"ema/{component}"][name], average))
+                average.copy_(put(values[name], average))

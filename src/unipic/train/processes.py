@@ -6,8 +6,10 @@ Only tensors travel between them: torch's `*_object` collectives pickle.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from unipic.errors import BadInput
 from unipic.models.placement import DTYPES, Placement
 from unipic.train.optim import Tensors
+
+_FORWARDS = ("ask",)  # methods beside `forward` that read a model's weights
+_HEARD = 2.0  # seconds in which a process can say why it failed: as soon as one has ended, torchrun ends all
 
 
 class Processes:
@@ -34,6 +39,8 @@ class Processes:
             torch.cuda.set_device(self.device)
         if self.count > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if not self.first:
+            warnings.simplefilter("ignore")  # all would say the same
 
     @property
     def first(self) -> bool:
@@ -53,36 +60,64 @@ class Processes:
         if self.count == 1:
             return
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = init_device_mesh(self.device.type, (self.count,))
         for module in modules.values():
-            for child in module.modules():
-                if isinstance(child, nn.ModuleList):
-                    for block in child:
-                        if any(p.requires_grad for p in block.parameters()):
-                            fully_shard(block, mesh=mesh)
+            for block in _blocks(module):
+                fully_shard(block, mesh=mesh)
             fully_shard(module, mesh=mesh)
+            for name in _FORWARDS:
+                if hasattr(module, name):
+                    register_fsdp_forward_method(module, name)
 
-    def sum(self, *numbers: float) -> list[float]:
-        """Each number summed over all processes."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What all processes do by themselves, and if one of them fails, none goes on: that one raises, others end.
+
+        Nothing within may wait for other processes.
+        """
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            if self.count == 1:
+                raise
+            failure = error
+        codes = self.gathered([_exit_code(failure)])
+        if not any(codes):
+            return
+        speaker = next(rank for rank, code in enumerate(codes) if code)
+        try:
+            if failure is not None and speaker == self.rank:
+                raise failure
+        finally:
+            del failure  # it holds this frame, and this frame it
+        time.sleep(_HEARD)
+        raise SystemExit(int(codes[speaker]))
+
+    def gathered(self, numbers: Sequence[float]) -> list[float]:
+        """Those of all processes, in their order; each must give equally many."""
         if self.count == 1:
             return list(numbers)
-        tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
-        return [float(n) for n in tensor]
+        own = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(parts, own)
+        return [number for part in parts for number in part.tolist()]
 
     def any(self, flag: bool) -> bool:
         """Whether it holds in any process."""
-        return self.sum(float(flag))[0] > 0
-
-    def wait(self) -> None:
-        if self.count > 1:
-            dist.barrier()
+        return any(self.gathered([flag]))
 
     def whole(self, files: Tensors) -> Tensors:
-        """Every tensor whole and on the CPU; all processes must ask."""
-        return {file: {name: _whole(t) for name, t in named.items()} for file, named in files.items()}
+        """In the first process every tensor whole and on the CPU; all processes must ask."""
+        whole: Tensors = {file: {} for file in files}
+        for file, named in files.items():
+            for name, tensor in named.items():
+                full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+                if self.first:
+                    whole[file][name] = full.detach().cpu()
+        return whole
 
     def put(self, tensor: Tensor, like: Tensor) -> Tensor:
         """A whole tensor in another's place, precision and sharding."""
@@ -98,6 +133,14 @@ class Processes:
             dist.destroy_process_group()
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full.detach().cpu()
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a model: the members of its outermost lists."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
+
+
+def _exit_code(failure: BaseException | None) -> int:
+    if failure is None:
+        return 0
+    code = failure.code if isinstance(failure, SystemExit) else getattr(failure, "exit_code", 1)
+    return code if isinstance(code, int) else 1

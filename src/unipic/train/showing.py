@@ -19,8 +19,9 @@ from unipic.train.log import Shown
 from unipic.train.randomness import Draws
 from unipic.types import Condition
 from unipic.world import verify
+from unipic.world.clauses import satisfied
 from unipic.world.edits import Edit
-from unipic.world.language import Prompt, satisfied
+from unipic.world.language import Prompt
 from unipic.world.look import look
 from unipic.world.reading import dense, scene_of
 
@@ -42,7 +43,7 @@ def fixed_examples(batches: Batches, count: int) -> list[list[Example]]:
     """The first samples of each task, at the last resolution; a list for each task."""
     resolution = batches.data.phases[-1].resolution
     found = []
-    for task in dict.fromkeys(batches.data.tasks):
+    for task in dict.fromkeys(batches.data.tasks if count else ()):
         draw = batches.source.draw(task, 0, count, resolution)
         found.append([batches.source.load(draw, i) for i in range(count)])
     return found
@@ -59,19 +60,20 @@ def draw_examples(
     reads_references: bool = True,
 ) -> list[Image]:
     """Pictures of examples of one task and size, with guidance; the i-th from noise of (seed, i)."""
-    device, pictures = vae.module.device, []
+    device, dtype, pictures = vae.module.device, vae.module.dtype, []
     sigmas = flow.sigmas(config.steps)
-    for start in range(0, len(examples), config.batch):
-        part = examples[start : start + config.batch]
-        condition, negative = encode(part)
-        references = [
-            vae.latents(stacked(column).to(device))
-            for column in zip(*(e.references for e in part if reads_references), strict=True)
-        ]
-        latents = vae.latents(stacked([e.picture for e in part[:1]]).to(device))
-        noise = Draws(seed, range(start, start + len(part)), device).normal(*latents.shape[1:])
-        velocity = guided(transformer, condition, negative, references, scale=config.guidance_scale)
-        pictures += [vae.decode(latent) for latent in torch.split(sample(velocity, noise, sigmas), 1)]
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):  # what is trained stays in float32
+        for start in range(0, len(examples), config.batch):
+            part = examples[start : start + config.batch]
+            condition, negative = encode(part)
+            references = [
+                vae.latents(stacked(column).to(device))
+                for column in zip(*(e.references for e in part if reads_references), strict=True)
+            ]
+            latents = vae.latents(stacked([e.picture for e in part[:1]]).to(device))
+            noise = Draws(seed, range(start, start + len(part)), device).normal(*latents.shape[1:])
+            velocity = guided(transformer, condition, negative, references, scale=config.guidance_scale)
+            pictures += [vae.decode(latent) for latent in torch.split(sample(velocity, noise, sigmas), 1)]
     return pictures
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from unipic.errors import BadInput
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.find import find_model
 from unipic.models.text import load_text_encoders
@@ -81,6 +82,9 @@ class TextStage:
         self.folder = find_model(config.model)
         if self.folder.kind != "kontext":
             raise wrong_kind(config.model, "a Kontext model")
+        if config.micro_batch not in (None, config.batch):
+            what = "a contrastive loss compares all of a batch with each other"
+            raise BadInput(what, f"micro_batch: {config.micro_batch}", "leave micro_batch out, or lower batch")
         self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
 
     def place(self, processes: Processes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -97,7 +97,7 @@ class VaeStage:
         assemble(folder, components, self.folder.defaults)
 
     @torch.no_grad()
-    def _measured(self, vae: nn.Module) -> tuple[float, float]:
+    def _measured(self, vae: Any) -> tuple[float, float]:
         """Mean and standard deviation of the latents of the first pictures of training."""
         latents: list[Tensor] = []
         step = 0
