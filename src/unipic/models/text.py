@@ -62,7 +62,7 @@ class TextEncoders:
         for prompt in prompts:  # what CLIP loses, T5 still reads; what T5 loses, nobody does
             if len(self.t5_tokenizer(prompt, truncation=False, verbose=False).input_ids) > t5_length:
                 warnings.warn(
-                    f"only the first {t5_length} tokens are read of: {one_line(prompt)}", PromptCut, stacklevel=2
+                    f"only the first {t5_length} tokens are read of: {one_line(prompt)}", PromptCut, stacklevel=3
                 )
         ids = token_ids(self.t5_tokenizer, prompts, t5_length)
         long = self.t5(ids.to(self.t5.device)).last_hidden_state
