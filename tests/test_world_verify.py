@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from unipic.world import edits, language, verify
+from unipic.world import edits, language, reading, verify
 from unipic.world.edits import Edit
 from unipic.world.render import render
-from unipic.world.scene import COLORS, Object, Scene, sample, visible
+from unipic.world.scene import BACKGROUNDS, COLORS, Object, Scene, sample, visible
+from unipic.world.verify import EditVerdict
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RED = Object("circle", "red", "medium", "filled", 20, 20)
@@ -153,3 +157,135 @@ def test_results_are_scaled_to_the_source() -> None:
     edit = edits.sample(5, "train", "background_change")
     large = render(edit.target).resize((edit.source.width * 4, edit.source.height * 4), Image.Resampling.LANCZOS)
     assert verify.edit(render(edit.source), large, edit).sc >= 9.5
+
+
+# --- edits done in part, or with damage -------------------------------------------------------------------------------
+
+CIRCLE = Object("circle", "red", "large", "filled", 30, 32)
+SQUARE = Object("square", "blue", "large", "striped", 90, 32)
+STAR = Object("star", "green", "large", "filled", 60, 70)
+BEFORE = Scene(128, 96, "gray", "light", (CIRCLE, SQUARE, STAR))
+GROUND = BACKGROUNDS["gray"]
+
+
+def scored(instruction: str, result: Image.Image | tuple[Object, ...], **ground: str) -> EditVerdict:
+    spec = reading.instruction(instruction, BEFORE)
+    assert spec is not None, instruction
+    if isinstance(result, tuple):
+        result = render(replace(BEFORE, objects=result, **ground))
+    return verify.edit(render(BEFORE), result, spec)
+
+
+def scratched(*lines: tuple[int, int, int, int], width: int = 2, scene: Scene = BEFORE) -> Image.Image:
+    result = render(scene)
+    for line in lines:
+        ImageDraw.Draw(result).line(line, fill=GROUND, width=width)
+    return result
+
+
+def test_what_is_only_damaged_is_not_removed() -> None:
+    through = scratched(*((16, y, 44, y) for y in range(18, 46, 6)))
+    assert scored("Remove the circle", through).sc < 5
+    gashed = scratched((76, 18, 104, 46), (46, 56, 74, 84), width=4)
+    assert scored("Keep only the circle", gashed).sc < 5
+    shares = []
+    for width in (0, 7, 14, 21, 28):
+        half = render(BEFORE)
+        half.paste(GROUND, (16, 18, 16 + width, 46))
+        shares.append(scored("Remove the circle", half).sc)
+    assert shares == sorted(set(shares))
+    assert (shares[0], shares[-1]) == (0, 10)
+
+
+def test_a_move_leaves_nothing_behind() -> None:
+    moved = (replace(CIRCLE, x=20, y=78), SQUARE, STAR)
+    result = render(replace(BEFORE, objects=moved))
+    assert scored("Move the circle to the bottom left corner", result).sc == 10
+    result.paste(render(BEFORE).crop((16, 18, 30, 46)), (16, 18))
+    verdict = scored("Move the circle to the bottom left corner", result)
+    assert 3 < verdict.sc < 7
+    assert "some of the red circle was left behind" in verdict.reasons
+
+
+def test_debris_elsewhere_is_a_loss() -> None:
+    result = render(replace(BEFORE, objects=(SQUARE, STAR)))
+    ImageDraw.Draw(result).line((100, 80, 122, 90), fill=COLORS["black"], width=3)
+    assert scored("Remove the circle", result).sc == pytest.approx(4)
+
+
+def test_a_shift_is_a_smaller_loss_than_a_deletion() -> None:
+    by = [scored("Remove the circle", (SQUARE, replace(STAR, x=60 + dx))).sc for dx in (0, 4, 8, 16)]
+    assert by[0] == 10
+    assert by == sorted(set(by), reverse=True)
+    assert by[-1] == scored("Remove the circle", (SQUARE,)).sc == pytest.approx(4)
+
+
+def test_a_move_counts_by_the_way_made() -> None:
+    scores = [scored("Move the circle right", (replace(CIRCLE, x=30 + dx), SQUARE, STAR)).sc for dx in range(13)]
+    assert scores == sorted(scores)
+    assert scores[0] == 0
+    assert scores[2] <= 3
+    assert 3 < scores[5] < 7
+    assert scores[12] == 10
+    assert scored("Move the circle right", (replace(CIRCLE, x=22), SQUARE, STAR)).sc == 0
+
+
+def test_a_change_a_little_off_counts_in_part() -> None:
+    heart = replace(SQUARE, shape="heart")
+    scores = [
+        scored("Replace the square with a heart", (CIRCLE, replace(heart, y=32 + dy), STAR)).sc for dy in (0, 4, 8)
+    ]
+    assert scores[0] == 10
+    assert 0 < scores[2] < scores[1] < 10
+
+
+def test_what_is_not_moved_counts_once() -> None:
+    half = scored("Move the circle right and make the star red", (CIRCLE, SQUARE, replace(STAR, color="red")))
+    assert half.sc == pytest.approx(5)
+
+
+def test_an_object_may_take_a_removed_ones_place() -> None:
+    new = replace(CIRCLE, color="yellow", size="medium")
+    assert scored("Remove the circle and add a yellow circle", (new, SQUARE, STAR)).sc == 10
+    assert scored("Remove the circle and add a yellow circle", (CIRCLE, SQUARE, STAR)).sc == 0
+
+
+def test_what_was_left_undone_is_said() -> None:
+    assert scored("Make the background sky", BEFORE.objects).reasons == ("background is still gray",)
+    assert scored("Darken the picture", BEFORE.objects).reasons == ("tone is still light",)
+
+
+def test_reasons_do_not_depend_on_the_hash_seed() -> None:
+    program = """
+from dataclasses import replace
+from unipic.world import edits, verify
+from unipic.world.render import render
+for seed in range(25):
+    edit = edits.sample(seed, "test")
+    print(verify.edit(render(edit.source), render(replace(edit.target, objects=())), edit))
+"""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
+    assert b"not kept" in said.pop()
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_pictures_at_a_multiple_of_the_worlds_size_are_scaled_down(times: int) -> None:
+    """Prompts and edits alike, whatever the size of the source's picture."""
+    good = picture(RED, BLUE)
+    large = good.resize((times * good.width, times * good.height), Image.Resampling.NEAREST)
+    assert verify.prompt(large, {"include": [include("circle", color="red"), include("square")]}).correct
+    assert verify.quality(large) == verify.quality(good)
+    spec = reading.instruction("Remove the circle", BEFORE)
+    assert spec is not None
+    source, result = (
+        render(s).resize((128 * times, 96 * times), Image.Resampling.BICUBIC)
+        for s in (BEFORE, replace(BEFORE, objects=(SQUARE, STAR)))
+    )
+    assert verify.edit(source, result, spec).sc == 10
+    assert verify.edit(source, source, spec).sc == 0

@@ -16,10 +16,10 @@ T = TypeVar("T", bound=np.generic)
 
 
 def framed(field: NDArray[T], width: int) -> NDArray[T]:
-    """The field with zeros around it. (numpy's own `pad` takes ten times as long for pictures as small as these.)"""
-    height, length = field.shape
-    wide = np.zeros((height + 2 * width, length + 2 * width), field.dtype)
-    wide[width : width + height, width : width + length] = field
+    """The field, its last two axes with zeros around them. (numpy's own `pad` takes ten times as long.)"""
+    *many, height, length = field.shape
+    wide = np.zeros((*many, height + 2 * width, length + 2 * width), field.dtype)
+    wide[..., width : width + height, width : width + length] = field
     return wide
 
 
@@ -50,14 +50,24 @@ def _label(field: NDArray[np.bool_], reach: int) -> list[list[tuple[int, int, in
     return list(groups.values())
 
 
-def strongest_near(field: Array) -> Array:
-    """The maximum within four pixels, in a square."""
+def strongest_near(field: Array, steps: tuple[int, ...]) -> Array:
+    """The maximum within as many pixels as the steps' sum, in a square; each step is at most what went before + 1.
+
+    The last two axes are the picture's; beyond it all is zero.
+    """
     for _ in (0, 1):  # rows, then columns
-        for step in (1, 2, 1):  # windows of 3, 7, 9
-            wide = framed(field, step)[:, step:-step]
-            field = np.maximum(np.maximum(wide[: -2 * step], wide[2 * step :]), field)
-        field = field.T
+        for step in steps:
+            wide = framed(field, step)[..., step:-step]
+            field = np.maximum(np.maximum(wide[..., : -2 * step, :], wide[..., 2 * step :, :]), field)
+        field = field.swapaxes(-1, -2)
     return field
+
+
+def pooled(field: Array, side: int) -> Array:
+    """Means over all squares of this many pixels that touch the field, which is in the last two axes."""
+    sums = framed(field, side).cumsum(-2).cumsum(-1)
+    rows = sums[..., side:, :] - sums[..., :-side, :]
+    return np.asarray((rows[..., side:] - rows[..., :-side]) / side**2, np.float32)
 
 
 def outside(ground: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unipic.world.accounting import account_of
 from unipic.world.edits import Edit
 from unipic.world.look import Seen, View, look
-from unipic.world.scene import Object
+from unipic.world.scene import SIZES
 
-WEIGHTS = (0.375, 0.375, 0.125, 0.125)  # of shape, colour, texture and size in how alike two objects are
-ALIKE = 0.5  # from here on two objects are versions of one
 LOSS = 0.6  # of what was to be kept, for each thing that was not
-PLACE = 3.0  # pixels by which an object that should not move may be off
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,30 @@ class EditVerdict:
 
 
 def objects(picture: Image.Image) -> tuple[Seen, ...]:
-    """The well-formed objects of a picture."""
-    return look(picture).objects
+    """The well-formed objects of a picture; places are in its pixels after `to_scale`."""
+    return look(to_scale(picture)).objects
+
+
+def to_scale(picture: Image.Image) -> Image.Image:
+    """A picture that is 2, 3, 4, … times as large as one of the world's, scaled down to that; others as they are."""
+    times = {size: picture.width // size[0] for size in SIZES}
+    larger = (s for s, n in times.items() if n > 1 and picture.size == (n * s[0], n * s[1]))
+    size = next(larger, None)
+    return _scaled(picture, size) if size else picture
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    whole = picture.width % size[0] == 0 and picture.height % size[1] == 0
+    return picture.convert("RGB").resize(size, Image.Resampling.BOX if whole else Image.Resampling.BICUBIC)
 
 
 def prompt(picture: Image.Image, spec: Mapping[str, Any]) -> PromptVerdict:
     """spec: GenEval's metadata (`include`, `exclude`), with classes, colours and relations of this world.
 
-    As GenEval judges: of each class the best `count` objects are taken; colours and relations are asked of those.
+    A picture of two, three, four, … times one of the world's sizes is scaled down, others are looked at as they are. As
+    GenEval judges: of each class the best `count` objects are taken; colours and relations are asked of those.
     """
-    view = look(picture)
+    view = look(to_scale(picture))
     reasons: list[str] = [] if view.clean else [_unclean(view)]
     soft: list[float] = []
     groups: list[list[Seen]] = []
@@ -123,22 +135,26 @@ def _unclean(view: View) -> str:
 
 
 def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
-    """SC and PQ of an edit. A result of another size is scaled to the source's, as the benchmarks do."""
-    if result.size != source.size:
-        result = result.resize(source.size)
-    view = look(result)
+    """SC and PQ of an edit. What the source holds is taken from `spec.source`; its picture is not looked at.
+
+    A result of another size than that scene's is scaled to it, as the benchmarks do.
+    """
+    size = (spec.source.width, spec.source.height)
+    view = look(result if result.size == size else _scaled(result, size))
     reasons: list[str] = []
     pq = 10 * _well_formed(view, reasons)
     if view.background is None:
         return EditVerdict(0.0, pq, tuple(reasons))
-    done, kept = _changes(view, spec, reasons)
-    return EditVerdict(10 * min(done, kept), pq, tuple(reasons))
+    account = account_of(view, spec)
+    done = float(np.mean(account.done)) if account.done else 1.0
+    kept = max(0.0, 1 - LOSS * account.lost)
+    return EditVerdict(10 * min(done, kept), pq, tuple(dict.fromkeys([*reasons, *account.reasons])))
 
 
 def quality(picture: Image.Image) -> tuple[float, tuple[str, ...]]:
     """PQ of a picture by itself, 0 to 10, and what is wrong with it."""
     reasons: list[str] = []
-    pq = 10 * _well_formed(look(picture), reasons)
+    pq = 10 * _well_formed(look(to_scale(picture)), reasons)
     return pq, tuple(reasons)
 
 
@@ -147,106 +163,10 @@ def _well_formed(view: View, reasons: list[str]) -> float:
     if view.background is None:
         reasons.append("no known background")
         return 0.0
-    good = sum((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) * min(1.0, o.quality / 0.9) for o in view.objects)
+    good = sum((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) * o.quality for o in view.objects)
     everything = sum((o.box[2] - o.box[0]) * (o.box[3] - o.box[1]) for o in view.objects) + sum(
         2 * d.area for d in view.debris
     )
     if not view.clean:
         reasons.append(_unclean(view))
     return good / everything if everything else 1.0
-
-
-def _changes(view: View, spec: Edit, reasons: list[str]) -> tuple[float, float]:
-    """How far the asked changes were made, and how much else was kept, each 0 to 1."""
-    source, target = spec.source, spec.target
-    seen = list(view.objects)
-    done: list[float] = []
-    lost = 0.0
-    for name, before, after, now in (
-        ("background", source.background, target.background, view.background),
-        ("tone", source.tone, target.tone, view.tone),
-    ):
-        if before != after:
-            done.append(float(now == after))
-        elif now != after:
-            lost += 1
-            reasons.append(f"{name} became {now}")
-    kept = set(source.objects) & set(target.objects)
-    for wanted in kept:
-        found, likeness = _best(seen, wanted)
-        if found is not None:
-            seen.remove(found)
-        if likeness < 1:
-            lost += 1
-            reasons.append(f"the {wanted.color} {wanted.name} was not kept")
-    for gone in (o for o in source.objects if o not in kept and not _continued(o, spec)):
-        still = next((o for o in seen if _near(o, gone) and o.shape == gone.shape), None)
-        done.append(float(still is None))
-        if still is not None:
-            seen.remove(still)
-            reasons.append(f"the {gone.color} {gone.name} is still there")
-    for index, wanted in enumerate(target.objects):
-        if wanted in kept:
-            continue
-        found, likeness = _best(seen, wanted, _region(spec, index))
-        if found is not None and (likeness >= ALIKE or index not in spec.free):
-            seen.remove(found)
-        earlier = _likeness_before(spec, wanted, index)
-        grown = any(_follows(wanted, o) for o in source.objects if o not in kept)
-        lost += grown and likeness < ALIKE  # it should have changed, and is gone
-        done.append(max(0.0, (likeness - earlier) / (1 - earlier)) if earlier < 1 else 1.0)
-        if likeness < 1:
-            reasons.append(f"no {wanted.texture} {wanted.size} {wanted.color} {wanted.name} where it should be")
-    lost += len(seen)
-    reasons += [f"an unasked {o.color} {o.shape} at {o.x:.0f}, {o.y:.0f}" for o in seen]
-    return float(np.mean(done)) if done else 1.0, max(0.0, 1 - LOSS * lost)
-
-
-def _continued(gone: Object, spec: Edit) -> bool:
-    """Whether an object of the source lives on, changed, in the target."""
-    return any(_follows(o, gone) for o in spec.target.objects if o not in spec.source.objects)
-
-
-def _follows(new: Object, old: Object) -> bool:
-    """Whether one object is the other, changed where it stands or moved as it is."""
-    return (new.x, new.y) == (old.x, old.y) or _attributes(new) == _attributes(old)
-
-
-def _attributes(o: Object | Seen) -> tuple[str, str, str, str]:
-    return (o.shape, o.color, o.texture, o.size)
-
-
-def _near(seen: Seen, o: Object) -> bool:
-    return abs(seen.x - o.x) <= PLACE and abs(seen.y - o.y) <= PLACE
-
-
-def _region(spec: Edit, index: int) -> tuple[int, int, int, int] | None:
-    """Where an object's middle must lie, if the instruction leaves its place open."""
-    return spec.regions[spec.free.index(index)] if index in spec.free else None
-
-
-def _best(
-    seen: Sequence[Seen], wanted: Object, region: tuple[int, int, int, int] | None = None
-) -> tuple[Seen | None, float]:
-    """The object in the right place that is most like the wanted one, and how much, 0 to 1."""
-    there = [o for o in seen if (_near(o, wanted) if region is None else _within(o, region))]
-    best = max(there, key=lambda o: _likeness(o, wanted), default=None)
-    return (None, 0.0) if best is None else (best, _likeness(best, wanted))
-
-
-def _within(seen: Seen, region: tuple[int, int, int, int]) -> bool:
-    left, top, right, bottom = region
-    return bool(left - PLACE <= seen.x <= right + PLACE and top - PLACE <= seen.y <= bottom + PLACE)
-
-
-def _likeness(seen: Seen, wanted: Object) -> float:
-    """How much of shape, colour, texture and size agrees."""
-    agree = (a == b for a, b in zip(_attributes(seen), _attributes(wanted), strict=True))
-    return float(sum(weight for weight, same in zip(WEIGHTS, agree, strict=True) if same))
-
-
-def _likeness_before(spec: Edit, wanted: Object, index: int) -> float:
-    """The same for the source: what was right before the edit earns nothing."""
-    changing = [o for o in spec.source.objects if o not in spec.target.objects and _continued(o, spec)]
-    stand_ins = [Seen(o.shape, o.color, o.texture, o.size, o.x, o.y, o.box, 1.0) for o in changing]
-    return _best(stand_ins, wanted, _region(spec, index))[1]
