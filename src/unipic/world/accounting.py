@@ -31,13 +31,9 @@ class Account:
     spec: Edit
     seen: list[Seen]  # which answer for nothing yet
     new: list[Seen] = field(default_factory=list)  # which answer for a change
-    places: list[Box] = field(default_factory=list)  # where debris is already counted
     done: list[float] = field(default_factory=list)
     lost: float = 0.0
     reasons: list[str] = field(default_factory=list)
-
-    def take(self, found: Seen) -> None:
-        self.seen.remove(found)
 
 
 def account_of(view: View, spec: Edit) -> Account:
@@ -66,7 +62,7 @@ def account_of(view: View, spec: Edit) -> Account:
     for o in unkept:
         _displaced(account, o)
     for old in (o for o, new in became.items() if new is None):
-        account.seen = [o for o in account.seen if not _inside(o, old.box)]
+        account.seen = [o for o in account.seen if not _inside(o, old.box)]  # whatever is there, it counts once
         cleared = 0.0 if old in still else _cleared(account, old)
         account.done.append(cleared)
         if cleared < 1:
@@ -101,7 +97,7 @@ def _exact(account: Account, o: Object, region: Box | None = None) -> Seen | Non
     """Takes an object with the right attributes in the right place."""
     for found in account.seen:
         if _attributes(found) == _attributes(o) and _distance(found, region or (o.x, o.y, o.x, o.y)) == 0:
-            account.take(found)
+            account.seen.remove(found)
             return found
     return None
 
@@ -134,7 +130,7 @@ def _partly(account: Account, new: Object, old: Object | None, region: Box | Non
     if best is None:
         account.lost += old is not None  # it should have changed, and is gone
         return 0.0
-    account.take(best)
+    account.seen.remove(best)
     account.new.append(best)
     account.lost += old is not None and region is not None and likeness(best, new) < 1  # moved, and changed
     return worth[best] or 0.0
@@ -173,7 +169,7 @@ def _displaced(account: Account, o: Object) -> None:
     near = [f for f in account.seen if likeness(f, o) >= ALIKE and np.hypot(f.x - o.x, f.y - o.y) < MOVE]
     found = min(same or near, key=lambda f: np.hypot(f.x - o.x, f.y - o.y), default=None)
     if found is not None:
-        account.take(found)
+        account.seen.remove(found)
     account.lost += min(1.0, float(np.hypot(found.x - o.x, found.y - o.y)) / MOVE) if found in same else 1.0
     account.reasons.append(f"the {o.color} {o.name} was {'moved' if found in same else 'not kept'}")
 

@@ -3,6 +3,9 @@
 A piece is given as `alpha`, how much of its colour each pixel shows. The nearest template is found by one matrix
 product with all of them; then the object is drawn again as that template, and what differs is pooled: a rim half a
 pixel off, which blur and other hands make, weighs little, a hole or a mark weighs much.
+
+Letters are read in `render`'s face, thinner or thicker, and as plain strokes; of other bold faces without serifs about
+three in four, of thin ones and of those with serifs hardly any.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finding objects in a picture from its pixels alone.
 
 The ground is the palette's colour that most of the border shows. What differs from it falls into pieces; a piece is an
-object if its silhouette is a shape of a known size, its colour has a name, and nothing else is mixed in. Everything
-else is debris. Nothing here knows how the picture was drawn: silhouettes are compared by overlap, textures by the
-pattern within the contour, so that blur, noise and other drawing libraries are tolerated.
+object if its silhouette is a shape of a known size, its colour has a name, nothing else is mixed in, and drawn again
+it would look the same. Everything else is debris. Nothing here knows how the picture was drawn: blur, noise, JPEG and
+other drawing libraries are tolerated (`fitting`); holes, gashes, marks and second colours are not.
 """
 
 from __future__ import annotations
