@@ -403,7 +403,7 @@ def test_sigterm_ends_the_step_saves_it_and_exits_143(whole: Path, tmp_path: Pat
 
 
 def test_a_signal_in_the_last_save_is_obeyed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Checkpoints.save
+    real, before = Checkpoints.save, signal.getsignal(signal.SIGTERM)
 
     def save(self: Checkpoints, *rest: Any) -> Path:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -415,7 +415,7 @@ def test_a_signal_in_the_last_save_is_obeyed_too(tmp_path: Path, monkeypatch: py
             train(Toy(checkpoint_every=0), tmp_path / "run")
     assert stop.value.code == 143
     assert not (tmp_path / "run" / "model").exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
     train(Toy(checkpoint_every=0), tmp_path / "run")
     assert (tmp_path / "run" / "model").exists()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from unipic.errors import BadInput
 from unipic.world import scene as scenes
 from unipic.world.edits import TYPES, Edit, sample
-from unipic.world.instructions import WORDINGS, refer, vocabulary
+from unipic.world.instructions import CLEAR, WORDINGS, refer, vocabulary
 from unipic.world.render import render
 from unipic.world.scene import (
     BACKGROUNDS,
@@ -67,8 +67,8 @@ ALL = re.compile(rf"\b(?:all ({'|'.join(SHAPES)})e?s\b|every ({'|'.join(SHAPES)}
 NEW = re.compile(rf"\b(a|an) {THING}")
 
 
-def resolve(scene: Scene, words: tuple[str, ...]) -> list[Object]:
-    """The objects that a reference may mean."""
+def resolve(scene: Scene, words: tuple[str, ...], slack: int = 4) -> list[Object]:
+    """The objects that a reference may mean. slack: pixels within which one is as far as the farthest."""
     farthest, size, texture, color, name = words
     found = [
         o
@@ -80,7 +80,7 @@ def resolve(scene: Scene, words: tuple[str, ...]) -> list[Object]:
     ]
     if farthest:
         far = max(map(FARTHEST[farthest], found))
-        found = [o for o in found if FARTHEST[farthest](o) > far - 4]  # nearly as far
+        found = [o for o in found if FARTHEST[farthest](o) > far - slack]  # nearly as far
     return found
 
 
@@ -251,7 +251,7 @@ def test_references_fit_one_object_and_say_no_more_than_needed(seed: int, split:
         assert resolve(scene, words) == resolve(taken, words) == [o]
         for at, word in enumerate(words[:-1]):
             fewer = (*words[:at], "", *words[at + 1 :])
-            assert not word or resolve(taken, fewer) != [o]
+            assert not word or resolve(taken, fewer, CLEAR) != [o]
 
 
 def as_taken(scene: Scene, o: Object) -> Scene:
