@@ -345,3 +345,18 @@ def test_updates_are_adamw_with_clipping_and_averages(clip: float | None, every:
         seen = [start[name], *(course[step + 1][name] for step in averaging)]
         wanted = twin.averaged(seen, 0.4, counts)
         np.testing.assert_allclose(average.numpy(), wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_what_is_shown_are_the_averages_and_the_weights_come_back_to_the_bit() -> None:
+    module = torch.nn.Linear(3, 2)
+    weights = Weights({"part": module}, OptimizerConfig(lr=0.1), EmaConfig(decay=0.9))
+    for step in range(3):
+        module(torch.randn(4, 3)).square().sum().backward()
+        weights.update(step, 3, 1.0)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    with weights.averaged():
+        for name, p in module.named_parameters():
+            assert torch.equal(p, weights.averages["part"][name])
+            assert not torch.equal(p, before[name])
+    for name, p in module.named_parameters():
+        assert torch.equal(p, before[name])

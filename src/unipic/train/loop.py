@@ -104,7 +104,7 @@ class Stage(Protocol):
         ...
 
     def show(self) -> list[Shown]:
-        """Pictures of fixed prompts, by the weights as they are."""
+        """Pictures of fixed prompts, by the weights as they are (the loop puts their averages there first)."""
         ...
 
     def export(self, folder: Path, weights: Tensors) -> None:
@@ -160,7 +160,8 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
                     raise _no_way_on(record, checkpoints)
             last = step == config.steps
             if config.sample_every and (last or step % config.sample_every == 0):
-                shown = stage.show()
+                with weights.averaged():
+                    shown = stage.show()
                 with processes.together():
                     log.show(shown, step)
             stop = processes.any(bool(asked))

@@ -6,7 +6,8 @@ A loss or a gradient that is not finite changes nothing: neither weights, nor mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
@@ -106,6 +107,23 @@ class Weights:
         decay = min(self.ema_config.decay, (1 + updates) / (10 + updates))
         for component, named in self.averages.items():
             torch._foreach_lerp_(list(named.values()), list(self.parameters[component].values()), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averages in the weights' place, where there are any: what is shown is then what a finished model is."""
+        kept = {c: [p.detach().clone() for p in self.parameters[c].values()] for c in self.averages}
+        for component, named in self.averages.items():
+            self._put(component, list(named.values()))
+        try:
+            yield
+        finally:
+            for component, values in kept.items():
+                self._put(component, values)
+
+    @torch.no_grad()
+    def _put(self, component: str, values: Sequence[Tensor]) -> None:
+        for p, value in zip(self.parameters[component].values(), values, strict=True):
+            p.copy_(value)
 
     def best(self) -> Tensors:
         """The averages where there are any, else the weights themselves: what a finished model holds."""
