@@ -66,7 +66,8 @@ class Processes:
         for module in modules.values():
             for block in _blocks(module):
                 fully_shard(block, mesh=mesh)
-            fully_shard(module, mesh=mesh)
+            # the outermost weights too: gathered ones that stayed would hide what is put in their place between steps
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
             for name in _FORWARDS:
                 if hasattr(module, name):
                     register_fsdp_forward_method(module, name)
