@@ -121,11 +121,11 @@ def test_two_processes_train_as_one(calm: Path, tmp_path: Path, stage: str) -> N
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, first: int, then: int) -> None:
+@pytest.mark.parametrize(("first", "then", "kind"), [(2, 1, "adamw"), (1, 2, "muon")])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, first: int, then: int, kind: str) -> None:
     def part(count: int, steps: int, run: Path) -> None:
         settings: dict[str, Any] = {
-            "optimizer": {"lr": 0.01, "schedule": "constant"},
+            "optimizer": {"kind": kind, "lr": 0.01, "schedule": "constant"},
             "batch": 4,
             "checkpoint_every": 1,
         }

@@ -234,6 +234,28 @@ def adamw(
     return found
 
 
+def orthogonal(matrix: np.ndarray) -> np.ndarray:
+    """Five rounds of Jordan's quintic on the singular values alone, which is what it does to a matrix."""
+    u, sizes, vt = np.linalg.svd(matrix, full_matrices=False)
+    s = sizes / np.linalg.norm(matrix)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return np.asarray((u * s) @ vt)
+
+
+def muon(
+    start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float, _: Any
+) -> list[np.ndarray]:
+    """A weight after each update: Nesterov's momentum of 0.95, made orthogonal, as large as AdamW's (0.2 √longer)."""
+    p, m, found = start.astype(np.float64), np.zeros(start.shape), []
+    for g, lr in zip(gradients, rates, strict=True):
+        m = 0.95 * m + 0.05 * g
+        ahead = (0.95 * m + 0.05 * g).reshape(len(p), -1)
+        p = p - lr * decay * p - lr * 0.2 * max(ahead.shape) ** 0.5 * orthogonal(ahead).reshape(p.shape)
+        found.append(p)
+    return found
+
+
 def averaged(values: Sequence[Any], decay: float, counts: Sequence[int] | None = None) -> Any:
     """The moving average of values[1:], begun at values[0], as one weighted sum of all.
 

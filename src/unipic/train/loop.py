@@ -246,7 +246,7 @@ def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes) ->
         found = checkpoints.latest()
     if found is None:
         return 0, 0
-    weights.load(found.tensors, processes.put)
+    weights.load(found.tensors)
     return found.step, found.state["bad"]
 
 

@@ -1,4 +1,4 @@
-"""What an update does to the weights: AdamW with a schedule, clipping, and an average of the weights over time.
+"""What an update does to the weights: AdamW or Muon with a schedule, clipping, and an average of the weights over time.
 
 A loss or a gradient that is not finite changes nothing: neither weights, nor moments, nor averages.
 """
@@ -15,20 +15,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unipic.config import Strict
+from unipic.train.muon import Muon
+from unipic.train.sharding import put, whole
 
 Tensors = dict[str, dict[str, Tensor]]
 """Files of a checkpoint: name → tensors"""
-Placer = Callable[[Tensor, Tensor], Tensor]
-"""(a whole tensor, one like it) → the former in the latter's place, precision and sharding"""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_STEP, _MOMENTS = "step", ("exp_avg", "exp_avg_sq", "momentum")
 
 
 class OptimizerConfig(Strict):
     """AdamW (paper §4.1: β 0.9 and 0.95, ε 1e-8, weight decay 0.05, cosine). Biases and gains are not decayed.
 
-    warmup: updates over which the rate rises. clip: greatest norm of the gradient; null for no limit.
+    kind: muon takes over the weights of linear and convolutional layers, at the same rate. warmup: updates over which
+    the rate rises. clip: greatest norm of the gradient; null for no limit.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)]
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     eps: Annotated[float, Field(gt=0)] = 1e-8
@@ -66,13 +68,8 @@ class Weights:
             component: {name: p for name, p in module.named_parameters() if p.requires_grad}
             for component, module in modules.items()
         }
-        flat = [p for named in self.parameters.values() for p in named.values()]
-        groups = [
-            {"params": [p for p in flat if p.ndim > 1], "weight_decay": optimizer.weight_decay},
-            {"params": [p for p in flat if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        self.adam = torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps)
+        self.optimizers = _optimizers(optimizer, modules.values(), list(self.all()))
+        self._owners = {id(p): o for o in self.optimizers for group in o.param_groups for p in group["params"]}
         averaged = {} if ema is None else self.parameters
         self.averages = {c: {n: p.detach().clone() for n, p in named.items()} for c, named in averaged.items()}
 
@@ -85,18 +82,20 @@ class Weights:
         loss: of the batch; gradients of one that is not finite mean nothing, even where they are finite.
         """
         rate = learning_rate(self.config, step, steps)
-        for group in self.adam.param_groups:
+        for group in (group for each in self.optimizers for group in each.param_groups):
             group["lr"] = rate
         gradients = [p.grad for p in self.all() if p.grad is not None]
         total = nn.utils.get_total_norm(gradients)
-        norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        norm = float(whole(total))
         sound = math.isfinite(norm) and math.isfinite(loss)
         if sound:
             if self.config.clip is not None:
                 nn.utils.clip_grads_with_norm_(list(self.all()), self.config.clip, total)
-            self.adam.step()
+            for each in self.optimizers:
+                each.step()
             self._average(step)
-        self.adam.zero_grad(set_to_none=True)
+        for p in self.all():
+            p.grad = None
         return norm, rate, sound
 
     @torch.no_grad()
@@ -135,12 +134,17 @@ class Weights:
         for component, named in self.parameters.items():
             files[component] = {n: p.detach() for n, p in named.items()}
             files[f"optimizer/{component}"] = {
-                f"{name}.{key}": value for name, p in named.items() for key, value in self.adam.state[p].items()
+                f"{name}.{key}": value for name, p in named.items() for key, value in self._state(p).items()
             }
         return files | {f"ema/{component}": dict(named) for component, named in self.averages.items()}
 
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """What an optimizer keeps of a parameter: it may be filled."""
+        state: dict[str, Tensor] = self._owners[id(p)].state[p]
+        return state
+
     @torch.no_grad()
-    def load(self, read: Callable[[str], Mapping[str, Tensor]], put: Placer) -> None:
+    def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Put back what `tensors` gave. read: the tensors of one file; one is in memory at a time."""
         for component, named in self.parameters.items():
             values = read(component)
@@ -148,12 +152,34 @@ class Weights:
                 p.copy_(put(values[name], p))
             moments = read(f"optimizer/{component}")
             for name, p in named.items():
-                if f"{name}.step" in moments:
-                    self.adam.state[p] = {
-                        "step": moments[f"{name}.step"].clone(),
-                        **{key: put(moments[f"{name}.{key}"], p).clone() for key in _MOMENTS},
-                    }
+                state = self._state(p)
+                if f"{name}.{_STEP}" in moments:
+                    state[_STEP] = moments[f"{name}.{_STEP}"].clone()
+                state.update({k: put(moments[f"{name}.{k}"], p).clone() for k in _MOMENTS if f"{name}.{k}" in moments})
         for component, averages in self.averages.items():
             values = read(f"ema/{component}")
             for name, average in averages.items():
                 average.copy_(put(values[name], average))
+
+
+def _optimizers(
+    config: OptimizerConfig, modules: Iterable[nn.Module], trained: Sequence[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    """Muon, if it is wanted, for the weights of linear and convolutional layers; AdamW for all else."""
+    layers = {
+        id(layer.weight)
+        for module in modules
+        for layer in module.modules()
+        if config.kind == "muon" and isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    }
+    rest = [p for p in trained if id(p) not in layers]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    found: list[torch.optim.Optimizer] = []
+    if groups := [group for group in groups if group["params"]]:
+        found.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps))
+    if matrices := [p for p in trained if id(p) in layers]:
+        found.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
+    return found

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from unipic.errors import BadInput
 from unipic.models.placement import DTYPES, Placement
 from unipic.train.optim import Tensors
+from unipic.train.sharding import whole
 
 _FORWARDS = ("ask",)  # methods beside `forward` that read a model's weights
 _HEARD = 2.0  # seconds in which a process can say why it failed: as soon as one has ended, torchrun ends all
@@ -112,22 +113,13 @@ class Processes:
 
     def whole(self, files: Tensors) -> Tensors:
         """In the first process every tensor whole and on the CPU; all processes must ask."""
-        whole: Tensors = {file: {} for file in files}
+        found: Tensors = {file: {} for file in files}
         for file, named in files.items():
             for name, tensor in named.items():
-                full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+                full = whole(tensor)
                 if self.first:
-                    whole[file][name] = full.detach().cpu()
-        return whole
-
-    def put(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """A whole tensor in another's place, precision and sharding."""
-        tensor = tensor.to(like.device, like.dtype)
-        if not hasattr(like, "device_mesh"):
-            return tensor
-        from torch.distributed.tensor import distribute_tensor
-
-        return distribute_tensor(tensor, like.device_mesh, like.placements)  # type: ignore[attr-defined]
+                    found[file][name] = full.detach().cpu()
+        return found
 
     def close(self) -> None:
         if self.count > 1 and dist.is_initialized():

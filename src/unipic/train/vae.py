@@ -37,7 +37,7 @@ class VaeConfig(RunConfig):
     stage: Literal["vae"]
     model: str = "tiny-kontext"
     data: DataConfig = DataConfig(tasks=("generate",))
-    squares: NonNegative = 2.0
+    squares: NonNegative = 6.0
     edges: NonNegative = 1.0
     kl: NonNegative = 1e-4
     noise: NonNegative = 0.05
