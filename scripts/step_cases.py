@@ -75,7 +75,7 @@ class Prompted(MLLM):
 
 
 class Models:
-    """The models of a case on a device: those that its stage trains in float32, the others in bf16, as it loads them.
+    """The models of a case on a device: what its stage trains in float32, all else in bf16, as it loads them.
 
     As `KontextStage`, `AlignStage` and `JointStage` place them, with random weights.
     """
@@ -91,7 +91,11 @@ class Models:
                 self.mllm = Prompted(qwen(), (case.side // 32) ** 2 if case.edit else 0)
         self.transformer.requires_grad_(trains_dit and not case.lora)
         if case.lora:
+            self.transformer.to(BF16)
             add_lora(self.transformer, LoraConfig(), seed=0)
+            for parameter in self.transformer.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         if not trains_dit:
             self.transformer.to(BF16).eval()
         if case.checkpointing:

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unipic import files
 from unipic.errors import BadInput, UnipicError
 from unipic.train import disk
 from unipic.train.checkpointing import BrokenCheckpoint, Checkpoint, Checkpoints, CheckpointSkipped, open_checkpoint
@@ -349,7 +350,7 @@ class Calls:
         self.before = before
         for name in ("fsync", "rename", "mkdir"):
             monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
-        monkeypatch.setattr(disk, "open", self._open, raising=False)
+        monkeypatch.setattr(files, "open", self._open, raising=False)
 
     def note(self, name: str, what: object, half: Callable[[], object] = lambda: None) -> None:
         target = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fspath(what)  # type: ignore

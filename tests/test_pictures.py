@@ -349,6 +349,13 @@ def test_saving_makes_folders_and_keeps_to_the_umask(tmp_path: Path) -> None:
     assert path.read_bytes() == png_bytes(PICTURE)
 
 
+@pytest.mark.parametrize("letter", ["a", "ü", "字", "🟥"])
+def test_names_as_long_as_a_file_system_takes(letter: str, tmp_path: Path) -> None:
+    path = tmp_path / (letter * (251 // len(letter.encode())) + ".png")
+    save_png(PICTURE, path)
+    assert content(path) == {path.name: png_bytes(PICTURE)}
+
+
 @pytest.fixture(params=[None, b"what stood there before"], ids=["new", "replacing"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Where a picture shall be written: nothing is there, or a file."""
@@ -363,7 +370,7 @@ def content(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.parent.iterdir()}
 
 
-@pytest.mark.parametrize("where", ["os.replace", "os.chmod", "unipic.pictures.png_bytes"])
+@pytest.mark.parametrize("where", ["os.replace", "os.fsync", "unipic.pictures.png_bytes"])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
 def test_a_failing_save_leaves_everything_as_it_was(
     target: Path, where: str, error: BaseException, monkeypatch: pytest.MonkeyPatch

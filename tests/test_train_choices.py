@@ -35,11 +35,9 @@ UNLIKELY = 1e-5  # two-sided; seeds are fixed, so that a test fails always or ne
 # --- random choices ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("raw", "where"), [(KONTEXT, "unipic.train.kontext"), (JOINT, "unipic.train.metaquery")], ids=["kontext", "joint"]
-)
+@pytest.mark.parametrize("raw", [KONTEXT, JOINT], ids=["kontext", "joint"])
 @pytest.mark.parametrize("shape", [{}, {"mean": -0.5, "std": 1.5, "shift": 3.0}], ids=["plain", "shifted"])
-def test_what_a_stage_draws(raw: Any, where: str, shape: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_stage_draws(raw: Any, shape: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """logit(t), unshifted, is normal; a tenth of texts is dropped; noise is standard; none depends on another."""
     made = stage(raw, place=False, times=shape)
     drawn: list[tuple[Tensor, Tensor]] = []
@@ -47,11 +45,11 @@ def test_what_a_stage_draws(raw: Any, where: str, shape: dict[str, float], monke
     made.latents = SimpleNamespace(of=lambda micro: torch.zeros(len(micro.ids), 16, 2, 2), of_references=lambda _: [])
     made.encode = lambda given, *_: texts.extend(given)
     made.transformer = None
-    monkeypatch.setattr(f"{where}.flow_losses", lambda velocity, x0, t, noise: drawn.append((t, noise)))
+    monkeypatch.setattr("unipic.train.dit.flow_losses", lambda velocity, x0, t, noise: drawn.append((t, noise)))
     for start in range(0, SAMPLES, 1000):
         numbers = tuple(range(start, start + 1000))
         blank = torch.zeros(1000, 3, 8, 8)
-        micro = Pictures(numbers, ("",) * 1000, "generate", ("said",) * 1000, blank, (), False)
+        micro = Pictures(numbers, ("",) * 1000, "generate", ("said",) * 1000, blank, (), (False,) * 1000)
         made.losses(micro, Draws(SEED, numbers, CPU))
 
     t, noise = (torch.cat(column).double() for column in zip(*drawn, strict=True))
@@ -219,6 +217,25 @@ def test_what_never_comes_again_is_not_kept() -> None:
     micro = micro_of(made, 1)
     made.losses(micro, draws_of(micro))
     assert made.latents.cache.size == made.conditions.size == 0
+
+
+@pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
+@pytest.mark.parametrize("again", ["folder", "few scenes"])
+def test_of_a_mixture_what_comes_again_is_kept(again: str, folders: list[str]) -> None:
+    source = {"kind": "folder", "path": folders[0]} if again == "folder" else {"kind": "world", "limit": 5}
+    data = {"sources": [source, {"kind": "world"}], "phases": [{"resolution": 96}], "tasks": ["generate"]}
+    made = stage(KONTEXT, data=data, drop_text=0)
+    kept: set[str] = set()
+    for step in range(4):
+        micro = micro_of(made, step)
+        with torch.no_grad():
+            made.losses(micro, draws_of(micro))
+        fresh = made.batches.source.place("generate", step)[0] == 1
+        assert micro.lasting == (not fresh,) * BATCH
+        kept |= set() if fresh else set(micro.texts)
+        assert set(made.conditions._memory) == kept
+        assert len(made.latents.cache._memory) == len(kept)
+    assert kept
 
 
 class Maker:

@@ -45,23 +45,22 @@ def test_a_resumed_run_writes_no_step_twice(log: Path, step: int) -> None:
 
 
 def test_truncating_is_atomic(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw, order, fsync, rename = log.read_bytes(), [], os.fsync, os.rename
+    raw, order, fsync, replace = log.read_bytes(), [], os.fsync, os.replace
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("fsync", "rename"):
+    for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, full)
             with pytest.raises(CannotSave, match="the disk is full"):
                 truncate_after(log, 1)
         assert log.read_bytes() == raw
         assert [p.name for p in log.parent.iterdir()] == [log.name]
-    (log.parent / f".{log.name}.partial").write_text("left by a killed run")
     monkeypatch.setattr(os, "fsync", lambda handle: (order.append("fsync"), fsync(handle)))
-    monkeypatch.setattr(os, "rename", lambda a, b: (order.append("rename"), rename(a, b)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
     truncate_after(log, 1)
-    assert order == ["fsync", "rename", "fsync"]
+    assert order == ["fsync", "replace", "fsync"]
     assert read_lines(log) == RECORDS[:2]
     truncate_after(log, 1)  # nothing to do
     assert len(order) == 3

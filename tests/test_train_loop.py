@@ -242,6 +242,17 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, kind: str, mi
     assert "point-21" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_spike_names_its_worst_samples(tmp_path: Path) -> None:
+    def spoil(micro: Points, losses: Tensor) -> Tensor:
+        return losses * torch.tensor([{240: 1000.0, 242: 2000.0}.get(n, 1.0) for n in micro.numbers])
+
+    train(Toy(spoil, steps=64, optimizer={"lr": 1e-4}), tmp_path / "run")
+    (spike,) = [line for line in records(tmp_path / "run") if "samples" in line]
+    assert (spike["step"], spike["spike"]) == (61, True)
+    assert spike["samples"][:2] == ["point-242", "point-240"]
+    assert "point-242" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_three_in_a_row_end_the_run_and_it_ends_there_again(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(UnipicError) as caught:
@@ -505,6 +516,39 @@ def test_another_recipe_does_not_go_on_with_a_run(tmp_path: Path) -> None:
     assert toy_run(tmp_path / "run", 4)
 
 
+def test_a_run_that_got_nowhere_takes_another_recipe(tmp_path: Path) -> None:
+    def broken(step: int, share: range) -> list[Points]:
+        raise BadInput("no such folder", "data.sources", "give another")
+
+    stage: Any = Toy(steps=2, seed=1)
+    stage.batch = broken
+    with pytest.raises(BadInput, match="no such folder"):
+        train(stage, tmp_path / "run")
+    train(Toy(steps=2, seed=2), tmp_path / "run")
+    assert toy_run(tmp_path / "run", 2)
+
+
+def test_a_run_has_no_fewer_steps_than_it_has_done(tmp_path: Path) -> None:
+    whole = Toy(steps=6, checkpoint_every=1)
+    update_of = whole.losses
+    whole.losses = lambda micro, draws: (  # type: ignore[method-assign]
+        update_of(micro, draws) if micro.numbers[0] < 16 else (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(whole, tmp_path / "run")
+    with pytest.raises(BadInput, match="the run has done 4 steps already"):
+        train(Toy(steps=3, checkpoint_every=1), tmp_path / "run")
+    train(Toy(steps=6, checkpoint_every=1), tmp_path / "run")
+    assert toy_run(tmp_path / "run", 6)
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(BadInput, match="a run's folder is wanted"):
+        train(Toy(steps=1), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_another_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
         ended = command(tmp_path, "train", recipe(tmp_path), "--run-dir", tmp_path / "run").end()
@@ -527,6 +571,13 @@ def test_another_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         (["RECIPE", "--set", "model=tiny"], "this stage starts from a Kontext model"),
         (["RECIPE", "--set", "dtype=fp16"], "use bf16 or fp32"),
         (["RECIPE", "--set", "data.tasks=[]"], "give at least one task"),
+        (["RECIPE", "--set", "model=runs/mine/model"], "give tiny, a folder, or a hub name"),
+        (["RECIPE", "--set", "model=no", "--set", "data.sources=[{kind: folder, path: gone}]"], "gone/metadata.jsonl"),
+        (["tiny/joint"], "run `unipic train tiny/align` first"),
+        (["tiny/align"], "run `unipic train tiny/kontext-t2i` first"),
+        (["tiny/kontext"], "run `unipic train tiny/kontext-t2i` first"),
+        (["tiny/vae"], "run `python -m unipic.models.tiny runs/tiny/blank --to-train` first"),
+        (["tiny/mllm"], "run `python -m unipic.models.tiny runs/tiny/blank --to-train` first"),
     ],
 )
 def test_bad_recipes_are_refused_in_three_lines(

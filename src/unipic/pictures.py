@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from unipic.errors import BadInput, UnipicError
+from unipic.files import write_whole
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
@@ -161,18 +161,8 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 def save_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a picture and its settings; the file appears whole or not at all."""
-    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(png_bytes(picture))
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(Path(path), png_bytes(picture))
     except OSError as error:
         raise UnipicError(
             "the picture cannot be written", f"{path}: {error.strerror}", "choose another place"
@@ -202,12 +192,6 @@ def _check_ours(path: Path) -> None:
         raise BadInput(
             "a file that unipic did not make stands there", str(path), "give another --output, or move that file"
         ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:

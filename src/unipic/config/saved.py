@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from unipic.config import text
 from unipic.config.strict import Key, dotted
 from unipic.errors import BadInput, UnipicError
+from unipic.files import sync_folder, write_whole
 
 _ABSENT = object()
 
@@ -24,22 +24,9 @@ def dump(config: BaseModel) -> str:
 
 def save(config: BaseModel, path: Path) -> None:
     """Write `dump(config)`; the file appears whole or not at all, and survives a power cut. Raises UnipicError."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(dump(config))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, dump(config).encode())
+        sync_folder(path.parent)
     except OSError as error:
         what = "the configuration cannot be written"
         raise UnipicError(what, f"{path}: {error.strerror}", "choose another place") from None

@@ -26,7 +26,7 @@ class Example:
     """picture: what is to be drawn. references: what is edited. All are RGB, of the batch's size.
 
     text: the prompt or the instruction. spec: what it asks for, where that is known exactly (the world's `Prompt`,
-    `Dense`, `Scene` or `Edit`).
+    `Dense`, `Scene` or `Edit`). lasting: it comes again, so that what frozen models make of it may be kept.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Example:
     picture: Image = field(repr=False)
     references: tuple[Image, ...] = field(default=(), repr=False)
     spec: Any = field(default=None, repr=False)
+    lasting: bool = False
 
 
 @dataclass(frozen=True)

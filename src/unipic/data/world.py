@@ -100,16 +100,17 @@ class WorldSource:
         """One fresh scene or edit, with what verifies it as its `spec` (of a caption: the scene)."""
         seed, size = draw.keys[index], draw.size
         rng = np.random.default_rng([SPLITS.index(self.split), seed, len(TASKS)])
-        id = f"{self.split}-{size[0]}x{size[1]}-{seed:x}"
+        id, lasting = f"{self.split}-{size[0]}x{size[1]}-{seed:x}", self.limit is not None
         if draw.task == "edit":
             edit = self._edit(seed, size, rng)
-            return Example(id, draw.task, edit.instruction, render(edit.target), (render(edit.source),), edit)
+            references = (render(edit.source),)
+            return Example(id, draw.task, edit.instruction, render(edit.target), references, edit, lasting)
         scene = self._scene(seed, size, rng)
         kind = _chosen(rng, self.texts)
         if kind == "caption":
-            return Example(id, draw.task, language.caption(scene), render(scene), spec=scene)
+            return Example(id, draw.task, language.caption(scene), render(scene), spec=scene, lasting=lasting)
         said = language.prompts(scene, rng) if kind == "prompt" else language.dense(scene, rng)
-        return Example(id, draw.task, said.text, render(scene), spec=said)
+        return Example(id, draw.task, said.text, render(scene), spec=said, lasting=lasting)
 
     def _scene_seed(self, task: Task, turn: int, place: int) -> int:
         """Its last digit picks the novelty of a test scene: all are equally frequent in any size of batch."""

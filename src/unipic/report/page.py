@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Self
 from PIL import Image
 
 from unipic.errors import BadInput, UnipicError
+from unipic.files import write_whole
 from unipic.pictures import to_rgb
 from unipic.report.curves import Points, chart
 from unipic.report.style import CSS
@@ -115,19 +115,8 @@ class Page:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the page whole or not at all. Raises UnipicError if it cannot be; an older page is then as it was."""
-        path = Path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".report-{secrets.token_hex(8)}")
-            try:
-                with temporary.open("xb") as file:
-                    file.write(self.html().encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            write_whole(Path(path), self.html().encode())
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             why = getattr(error, "strerror", None) or error
             raise UnipicError("the page cannot be written", f"{path}: {why}", "choose another place") from None

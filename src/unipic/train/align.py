@@ -15,15 +15,14 @@ from torch import nn
 
 from unipic.config import Strict
 from unipic.models.assembly import Changed, assemble
-from unipic.models.find import find_mllm, find_model
+from unipic.models.find import find_mllm
 from unipic.models.folder import ModelFolder
 from unipic.models.kontext import load_transformer
 from unipic.models.metaquery import Conditioner
 from unipic.models.mllm import load_mllm
 from unipic.models.placement import DTYPES
-from unipic.models.vae import VAE, load_vae
-from unipic.train.batches import Batches, DataConfig
-from unipic.train.dit import Latents, wrong_kind
+from unipic.train.batches import DataConfig
+from unipic.train.dit import wrong_kind
 from unipic.train.metaquery import MetaQueryConfig, MetaQueryStage
 from unipic.train.optim import Tensors
 from unipic.train.processes import Processes
@@ -53,12 +52,8 @@ class AlignConfig(MetaQueryConfig):
 
 class AlignStage(MetaQueryStage):
     def __init__(self, config: AlignConfig) -> None:
-        self.config = config
-        self.folder = find_model(config.model)
-        if self.folder.kind != "kontext":
-            raise wrong_kind(config.model, "a Kontext model")
+        super().__init__(config, "kontext", "a Kontext model")
         self.mllm_folder = find_mllm(self.folder, config.mllm)
-        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
 
     def place(self, processes: Processes) -> None:
         device, dtype = processes.device, processes.dtype
@@ -66,7 +61,7 @@ class AlignStage(MetaQueryStage):
             raise wrong_kind(self.config.mllm, "a language model")
         self.transformer = load_transformer(self.folder, dtype)
         self.transformer.to(device)
-        self.vae = VAE(load_vae(self.folder, dtype).to(device))
+        self.place_vae(processes)
         self.mllm = load_mllm(self.mllm_folder, dtype, device)
         self.mllm.model.to(device)
         shape = self.folder.config("transformer")
@@ -80,10 +75,9 @@ class AlignStage(MetaQueryStage):
         if self.config.gradient_checkpointing:
             self.conditioner.connector.gradient_checkpointing = True
             self.transformer.enable_gradient_checkpointing()
-        self.latents = Latents(self.vae, self.config.data, self.folder.weights_hash(), device)
 
     @property
-    def trained(self) -> Mapping[str, nn.Module]:  # type: ignore[override]
+    def trained(self) -> Mapping[str, nn.Module]:
         return {"conditioner": self.conditioner}
 
     def export(self, folder: Path, weights: Tensors) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,14 +87,14 @@ class DataConfig(Strict):
 class Pictures(Micro):
     """Samples with pictures. pixels: B×3×H×W, and of each reference, in grey levels 0 to 255.
 
-    lasting: they come again, so that what frozen models make of them may be kept.
+    lasting: which of them come again (see `Example`).
     """
 
     task: Task
     texts: tuple[str, ...]
     pixels: Tensor
     references: tuple[Tensor, ...]
-    lasting: bool
+    lasting: tuple[bool, ...]
 
     @property
     def size(self) -> Size:
@@ -103,7 +102,10 @@ class Pictures(Micro):
 
 
 class Batches:
-    """The batches of a run: pure functions of the step, on the CPU."""
+    """The batches of a run: pure functions of the step, on the CPU.
+
+    Sources are opened at once, so that what is wrong with them is said before models are loaded.
+    """
 
     def __init__(self, data: DataConfig, seed: int, batch: int, micro: int | None) -> None:
         self.data, self.seed, self.batch, self.micro = data, seed, batch, micro or batch
@@ -111,11 +113,8 @@ class Batches:
             raise BadInput("there is nothing to train on", "data", "give at least one task and one source")
         if data.phases[0].step or list(data.phases) != sorted(data.phases, key=lambda p: p.step):
             raise BadInput("the phases do not begin at step 0, or are out of order", "data.phases", "sort them by step")
-
-    @cached_property
-    def source(self) -> Source:
-        opened = [(config.open(self.seed), config.weight) for config in self.data.sources]
-        return opened[0][0] if len(opened) == 1 else Mixture(opened, self.seed)
+        opened = [(config.open(seed), config.weight) for config in data.sources]
+        self.source: Source = opened[0][0] if len(opened) == 1 else Mixture(opened, seed)
 
     def examples(self, step: int, share: Sequence[int]) -> list[Example]:
         """The samples at these places of the step's batch."""
@@ -129,14 +128,11 @@ class Batches:
     def micros(self, step: int, share: range) -> list[Pictures]:
         """A share of a batch, in forwards."""
         parts = [share[i : i + self.micro] for i in range(0, len(share), self.micro)]
-        return [self._micro(step, part, self.examples(step, part)) for part in parts]
-
-    def _micro(self, step: int, places: range, examples: Sequence[Example]) -> Pictures:
-        lasting = any(c.kind == "folder" or c.limit for c in self.data.sources)
-        return pictures_of(examples, tuple(step * self.batch + place for place in places), lasting)
+        numbers = [tuple(step * self.batch + place for place in part) for part in parts]
+        return [pictures_of(self.examples(step, part), own) for part, own in zip(parts, numbers, strict=True)]
 
 
-def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = (), lasting: bool = False) -> Pictures:
+def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = ()) -> Pictures:
     """Examples of one task and size as one forward."""
     return Pictures(
         numbers=numbers,
@@ -145,7 +141,7 @@ def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = (), last
         texts=tuple(e.text for e in examples),
         pixels=stacked([e.picture for e in examples]),
         references=tuple(stacked(column) for column in zip(*(e.references for e in examples), strict=True)),
-        lasting=lasting,
+        lasting=tuple(e.lasting for e in examples),
     )
 
 

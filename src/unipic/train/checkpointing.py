@@ -24,8 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unipic.errors import BadInput, CheckpointSkipped, UnipicError
+from unipic.files import sync_folder, write_file
 from unipic.models.weights import file_sha256, read_header
-from unipic.train.disk import CannotSave, json_bytes, locked, refusals, sync_folder, write_file
+from unipic.train.disk import CannotSave, json_bytes, locked, refusals
 from unipic.train.lines import append_line, read_lines, truncate_after
 
 __all__ = ["BrokenCheckpoint", "CannotSave", "Checkpoint", "CheckpointSkipped", "Checkpoints", "open_checkpoint"]

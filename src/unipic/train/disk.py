@@ -1,16 +1,15 @@
-"""Writing that a crash cannot undo, what is said when the disk refuses, and the lock of a run's folder."""
+"""What is said when the disk refuses, JSON that reads back as it was, and the lock of a run's folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,28 +68,6 @@ def _of_the_disk(error: BaseException | None) -> OSError | None:
             return OSError(int(told[1]), os.strerror(int(told[1])))
         error = error.__cause__ or error.__context__
     return None
-
-
-def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """A new file, on the disk when this returns; gives its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with open(path, "xb") as file:
-        for piece in pieces:
-            file.write(piece)
-            digest.update(piece)
-            size += len(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    return size, digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """A file's name reaches the disk with its folder, not with the file."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def json_bytes(content: Mapping[str, Any], at: str, indent: int | None = None) -> bytes:

@@ -4,25 +4,94 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from unipic import flow
+from unipic.data.source import Example
 from unipic.errors import BadInput
 from unipic.models.assembly import Changed
+from unipic.models.find import find_model
 from unipic.models.folder import ModelFolder
 from unipic.models.kontext import KontextTransformer, load_transformer
 from unipic.models.lora import merge_lora
-from unipic.models.vae import VAE
-from unipic.train.batches import DataConfig, Pictures, cache_of
+from unipic.models.vae import VAE, load_vae
+from unipic.train.batches import Batches, DataConfig, Pictures, Share, cache_of, pictures_of
 from unipic.train.cache import Made
+from unipic.train.flow_loss import TimesConfig, flow_losses, times
+from unipic.train.log import Shown
+from unipic.train.loop import RunConfig
 from unipic.train.lora import LoraConfig, add_lora, save_lora
 from unipic.train.optim import Tensors
 from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.train.showing import ShowConfig, draw_examples, fixed_examples, shown
 from unipic.types import Condition
+
+
+class DitConfig(RunConfig):
+    """drop_text: share of samples whose text becomes empty. save_dtype: of the trained weights on disk."""
+
+    data: DataConfig = DataConfig()
+    times: TimesConfig = TimesConfig()
+    drop_text: Share = 0.1
+    show: ShowConfig = ShowConfig()
+    save_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class DitStage(ABC):
+    """Losses and pictures of a DiT in training; what speaks to it, and what is trained, is the stage's to say."""
+
+    transformer: KontextTransformer
+
+    def __init__(self, config: Any, kind: str, wanted: str) -> None:
+        """kind: of the folder to start from; wanted: the same in words. Raises BadInput for another."""
+        self.config = config
+        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
+        self.folder = find_model(config.model)
+        if self.folder.kind != kind:
+            raise wrong_kind(config.model, wanted)
+
+    def place_vae(self, processes: Processes) -> None:
+        self.vae = VAE(load_vae(self.folder, processes.dtype).to(processes.device))
+        self.scope = self.folder.weights_hash()  # of what is kept
+        self.latents = Latents(self.vae, self.config.data, self.scope, processes.device)
+
+    def batch(self, step: int, share: range) -> list[Pictures]:
+        return self.batches.micros(step, share)
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], micro: Pictures) -> Condition:
+        """Conditions of samples, with these texts in place of their own."""
+
+    def references(self, micro: Pictures) -> list[Tensor]:
+        """Latents of what the DiT itself sees of the pictures to be edited."""
+        return self.latents.of_references(micro)
+
+    def losses(self, micro: Pictures, draws: Draws) -> Tensor:
+        x0 = self.latents.of(micro)
+        noise, t = draws.normal(*x0.shape[1:]), times(self.config.times, draws)
+        dropped = (draws.uniform() < self.config.drop_text).tolist()
+        texts = ["" if drop else text for drop, text in zip(dropped, micro.texts, strict=True)]
+        velocity = velocity_of(self.transformer, self.encode(texts, micro), self.references(micro))
+        return flow_losses(velocity, x0, t, noise)
+
+    def show(self) -> list[Shown]:
+        config = self.config
+        found: list[Shown] = []
+        for examples in fixed_examples(self.batches, config.show.count):
+            drawn = draw_examples(examples, config.show, self.transformer, self.vae, self._prepared, config.seed)
+            found += shown(examples, drawn)
+        return found
+
+    def _prepared(self, examples: Sequence[Example]) -> tuple[Condition, Condition, list[Tensor]]:
+        micro = pictures_of(examples)
+        return self.encode(micro.texts, micro), self.encode([""] * len(examples), micro), self.references(micro)
 
 
 def trained_transformer(
@@ -70,16 +139,17 @@ class Latents:
 
     def of(self, micro: Pictures) -> Tensor:
         """B×C×h×w, of what is to be drawn; float32."""
-        return self._latents(micro.pixels, micro.lasting)
+        return self._latents(micro.pixels, micro)
 
     def of_references(self, micro: Pictures) -> list[Tensor]:
-        return [self._latents(pixels, micro.lasting) for pixels in micro.references]
+        return [self._latents(pixels, micro) for pixels in micro.references]
 
-    def _latents(self, pixels: Tensor, lasting: bool) -> Tensor:
+    def _latents(self, pixels: Tensor, micro: Pictures) -> Tensor:
         def make(missing: list[int]) -> list[Made]:
             return [(latent,) for latent in self.vae.latents(pixels[missing].to(self.device)).float()]
 
-        (latents,) = self.cache.get([_content(p) if lasting else None for p in pixels], make, self.device)
+        keys = [_content(p) if lasts else None for p, lasts in zip(pixels, micro.lasting, strict=True)]
+        (latents,) = self.cache.get(keys, make, self.device)
         return latents
 
 

@@ -21,9 +21,7 @@ from unipic.models.kontext import load_transformer
 from unipic.models.metaquery import load_conditioner
 from unipic.models.mllm import load_mllm
 from unipic.models.placement import DTYPES
-from unipic.models.vae import VAE, load_vae
-from unipic.train.batches import Batches
-from unipic.train.dit import Latents, trained_transformer, transformer_component, wrong_kind
+from unipic.train.dit import trained_transformer, transformer_component, wrong_kind
 from unipic.train.lora import LoraConfig, save_lora
 from unipic.train.metaquery import MetaQueryConfig, MetaQueryStage
 from unipic.train.optim import Tensors
@@ -57,13 +55,9 @@ class JointConfig(MetaQueryConfig):
 
 class JointStage(MetaQueryStage):
     def __init__(self, config: JointConfig) -> None:
-        self.config = config
-        self.folder = find_model(config.model)
-        if self.folder.kind != "metaquery":
-            raise wrong_kind(config.model, "a MetaQuery model, such as align makes")
+        super().__init__(config, "metaquery", "a MetaQuery model, such as align makes")
         self.mllm_folder = find_mllm(self.folder, config.mllm)
         self.dit_folder = self.folder if config.transformer is None else find_model(config.transformer)
-        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
 
     def place(self, processes: Processes) -> None:
         config, device, dtype = self.config, processes.device, processes.dtype
@@ -82,16 +76,15 @@ class JointStage(MetaQueryStage):
             self.transformer.to(device)
             if config.gradient_checkpointing:
                 self.transformer.enable_gradient_checkpointing()
-        self.vae = VAE(load_vae(self.folder, dtype).to(device))
+        self.place_vae(processes)
         self.mllm = load_mllm(self.mllm_folder, dtype, device)
         self.mllm.model.to(device)
         self.conditioner = load_conditioner(self.folder, torch.float32 if config.tune.connector else dtype).to(device)
         self.conditioner.requires_grad_(config.tune.connector)
         self.conditioner.connector.gradient_checkpointing = config.gradient_checkpointing
-        self.latents = Latents(self.vae, config.data, self.folder.weights_hash(), device)
 
     @property
-    def trained(self) -> Mapping[str, nn.Module]:  # type: ignore[override]
+    def trained(self) -> Mapping[str, nn.Module]:
         modules: dict[str, nn.Module] = {"conditioner": self.conditioner, "transformer": self.transformer}
         chosen = {"conditioner": self.config.tune.connector, "transformer": self.config.tune.dit}
         return {name: module for name, module in modules.items() if chosen[name]}

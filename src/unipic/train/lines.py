@@ -6,12 +6,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from unipic.errors import UnipicError
-from unipic.train.disk import json_bytes, refusals, sync_folder, write_file
+from unipic.files import sync_folder, write_whole
+from unipic.train.disk import json_bytes, refusals
 
 
 def append_line(path: Path, record: Mapping[str, Any], sync: bool = False) -> None:
@@ -54,17 +54,9 @@ def truncate_after(path: Path, step: int) -> None:
     kept = b"".join(line for line, record in _lines(path) if not _is_after(record, step))
     if not path.exists() or kept == path.read_bytes():
         return
-    partial = path.with_name(f".{path.name}.partial")  # one left by a killed run is in the way, and worth nothing
     with refusals(path):
-        try:
-            partial.unlink(missing_ok=True)
-            write_file(partial, [kept])
-            os.rename(partial, path)
-            sync_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        write_whole(path, kept)
+        sync_folder(path.parent)
 
 
 def _is_after(record: Mapping[str, Any], step: int) -> bool:

@@ -20,6 +20,7 @@ from unipic.report import Page, Picture
 from unipic.train.lines import append_line, read_lines, truncate_after
 
 SMOOTH = 0.98  # of the bar's loss, that a step keeps
+SETTLED = 50  # losses, before there is a usual one
 SMOOTHED = ("loss", "grad_norm")  # curves that are drawn smoothed over themselves
 GAP = 4  # pixels between the pictures of a grid
 
@@ -44,7 +45,13 @@ class RunLog:
         self.trackers = [_TRACKERS[name](run, config) for name in config.track] if first else []
         self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
         self.loss: float | None = None
+        self.seen = 0
         self.step, self.since = start, time.perf_counter()
+
+    @property
+    def usual(self) -> float:
+        """The loss of the last steps, once there are enough of them; known to the first process."""
+        return math.inf if self.loss is None or self.seen < SETTLED else self.loss
 
     def __enter__(self) -> RunLog:
         return self
@@ -57,13 +64,14 @@ class RunLog:
             self.report()
 
     def add(self, record: dict[str, Any]) -> None:
-        """What one step says: every so many steps to the file, and always what was skipped."""
+        """What one step says: every so many steps to the file, and always what was skipped or a spike."""
         if not self.first:
             return
         loss, step = record["loss"], record["step"]
         if math.isfinite(loss):
             self.loss = loss if self.loss is None else SMOOTH * self.loss + (1 - SMOOTH) * loss
-        if step % self.config.log_every == 0 or step == self.config.steps or record.get("skipped"):
+            self.seen += 1
+        if step % self.config.log_every == 0 or step == self.config.steps or "samples" in record:
             now = time.perf_counter()
             speed = (step - self.step) * self.config.batch / (now - self.since)
             self.step, self.since = step, now
@@ -98,8 +106,10 @@ class RunLog:
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             page.curves(name, {name: points}, smooth=name in SMOOTHED)
-        if skipped := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get("skipped")]:
-            page.table("Steps without a finite gradient", ("step", "samples"), skipped)
+        titles = {"skipped": "Steps without a finite gradient", "spike": "Steps of a loss far above the usual"}
+        for kind, title in titles.items():
+            if rows := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get(kind)]:
+                page.table(title, ("step", "samples"), rows)
         if grids := sorted((self.run / "samples").glob("step_*.png")):
             ends = dict.fromkeys((grids[0], grids[-1]))
             page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])

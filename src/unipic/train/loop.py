@@ -33,6 +33,8 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 
 MOST_BAD_STEPS = 3  # in a row, before a run stops
+SPIKE = 5  # times the usual loss, from which a step's worst samples are logged
+NAMED = 8  # of them
 HARMLESS = {
     "steps",
     "checkpoint_every",
@@ -43,6 +45,12 @@ HARMLESS = {
     "device",
     "micro_batch",
     "track",
+    "show",
+    "show_count",
+    "save_dtype",
+    "gradient_checkpointing",
+    "data.cache_gb",
+    "data.cache_dir",
 }
 ALONE = {"vae", "text", "mllm"}  # stand-ins: small enough for one process, and read in more ways than by `forward`
 
@@ -126,6 +134,8 @@ def train(stage: Stage, run: Path) -> Path:
             lock, finished = None, False
             with processes.together():
                 _check_sharing(config, processes.count)
+                if run.exists() and not run.is_dir():
+                    raise BadInput("a run's folder is wanted", str(run), "give another --run-dir")
                 if processes.first:
                     lock = held.enter_context(locked(run))
                     finished = _settle(config, run)
@@ -142,7 +152,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
         stage.place(processes)
     processes.shard(stage.trained)
     weights = Weights(stage.trained, config.optimizer, config.ema)
-    step, bad = _resume(checkpoints, weights, processes)
+    step, bad = _resume(checkpoints, weights, processes, config.steps)
     with processes.together():
         log = RunLog(run, config, step, processes.first)
     share = processes.share(config.batch)
@@ -151,7 +161,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
         while step < config.steps:
             with processes.together():
                 micros = next(batches)
-            record = update(stage, weights, micros, step, processes)
+            record = update(stage, weights, micros, step, processes, log.usual)
             step += 1
             bad = bad + 1 if record.get("skipped") else 0
             with processes.together():
@@ -177,8 +187,15 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
             stage.export(run / "model", best)
 
 
-def update(stage: Stage, weights: Weights, micros: Sequence[Any], step: int, processes: Processes) -> dict[str, Any]:
-    """One update on this process's share of a batch; what the log says of it.
+def update(
+    stage: Stage,
+    weights: Weights,
+    micros: Sequence[Any],
+    step: int,
+    processes: Processes,
+    usual: float = math.inf,
+) -> dict[str, Any]:
+    """One update on this process's share of a batch; what the log says of it. usual: the loss of steps before.
 
     A batch's loss is the mean over its samples in all processes. If it or its gradient is not finite, nothing changes.
     """
@@ -194,12 +211,15 @@ def update(stage: Stage, weights: Weights, micros: Sequence[Any], step: int, pro
     loss = sum(each) / config.batch
     norm, rate, changed = weights.update(step, config.steps, loss)
     record: dict[str, Any] = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": rate}
-    if not changed:
-        whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
-        ids = [id for micro in whole for id in micro.ids]
-        spoilt = [id for id, value in zip(ids, each, strict=True) if not math.isfinite(value)]
-        record |= {"skipped": True, "samples": spoilt or ids}
-    return record
+    if changed and loss <= SPIKE * usual:
+        return record
+    whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
+    named = list(zip([id for micro in whole for id in micro.ids], each, strict=True))
+    if changed:
+        worst = sorted(named, key=lambda sample: -sample[1])[:NAMED]
+        return record | {"spike": True, "samples": [id for id, _ in worst]}
+    spoilt = [id for id, value in named if not math.isfinite(value)]
+    return record | {"skipped": True, "samples": spoilt or [id for id, _ in named]}
 
 
 def _no_way_on(record: Mapping[str, Any], checkpoints: Checkpoints) -> UnipicError:
@@ -221,10 +241,11 @@ def _check_sharing(config: RunConfig, processes: int) -> None:
 def _settle(config: RunConfig, run: Path) -> bool:
     """Whether the run is finished. If not, its resolved recipe is put into its folder.
 
-    Another recipe does not go on with a run. The model of one that was finished, and now gets more steps, is set aside.
+    Another recipe does not go on with a run that has got anywhere. The model of one that was finished, and now gets
+    more steps, is set aside.
     """
     saved, model = run / "config.yaml", run / "model"
-    if saved.exists():
+    if saved.exists() and (model.exists() or any((run / "checkpoints").glob("step_*"))):
         recipes.check_same(saved, config, HARMLESS)
     elif model.exists():
         raise BadInput("a model stands where the run's own would be written", str(model), "give another --run-dir")
@@ -240,10 +261,12 @@ def _settle(config: RunConfig, run: Path) -> bool:
     return False
 
 
-def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes) -> tuple[int, int]:
-    """Steps done, and how many of the last ones were bad."""
+def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes, steps: int) -> tuple[int, int]:
+    """Steps done, of so many that are wanted, and how many of the last ones were bad."""
     with processes.together():
         found = checkpoints.latest()
+        if found is not None and found.step > steps:
+            raise BadInput(f"the run has done {found.step} steps already", f"steps: {steps}", "give as many or more")
     if found is None:
         return 0, 0
     weights.load(found.tensors)

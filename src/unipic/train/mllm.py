@@ -62,10 +62,10 @@ class MllmStage:
 
     def __init__(self, config: MllmConfig) -> None:
         self.config = config
-        self.folder = find_model(config.model)
-        self.mllm_folder = find_mllm(self.folder, None)
         data = config.data
         self.source = QuestionSource(config.seed, data.split, foresee=data.foresee, limit=data.limit)
+        self.folder = find_model(config.model)
+        self.mllm_folder = find_mllm(self.folder, None)
 
     def place(self, processes: Processes) -> None:
         if self.mllm_folder is None:

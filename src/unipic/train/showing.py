@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from PIL.Image import Image
 from pydantic import Field
+from torch import Tensor
 
 from unipic import flow
 from unipic.config import Strict
@@ -26,8 +27,8 @@ from unipic.world.look import look
 from unipic.world.reading import dense, scene_of
 
 DONE = 9.5  # of 10, in SC and PQ, from which an edit is right
-Encode = Callable[[Sequence[Example]], tuple[Condition, Condition]]
-"""Examples of one task and size → their conditions, and those of their negative branch"""
+Prepare = Callable[[Sequence[Example]], tuple[Condition, Condition, Sequence[Tensor]]]
+"""Examples of one task and size → their conditions, those of their negative branch, and the DiT's reference latents"""
 
 
 class ShowConfig(Strict):
@@ -51,13 +52,7 @@ def fixed_examples(batches: Batches, count: int) -> list[list[Example]]:
 
 @torch.no_grad()
 def draw_examples(
-    examples: Sequence[Example],
-    config: ShowConfig,
-    transformer: Transformer,
-    vae: VAE,
-    encode: Encode,
-    seed: int,
-    reads_references: bool = True,
+    examples: Sequence[Example], config: ShowConfig, transformer: Transformer, vae: VAE, prepare: Prepare, seed: int
 ) -> list[Image]:
     """Pictures of examples of one task and size, with guidance; the i-th from noise of (seed, i)."""
     device, dtype, pictures = vae.module.device, vae.module.dtype, []
@@ -65,11 +60,7 @@ def draw_examples(
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):  # what is trained stays in float32
         for start in range(0, len(examples), config.batch):
             part = examples[start : start + config.batch]
-            condition, negative = encode(part)
-            references = [
-                vae.latents(stacked(column).to(device))
-                for column in zip(*(e.references for e in part if reads_references), strict=True)
-            ]
+            condition, negative, references = prepare(part)
             latents = vae.latents(stacked([e.picture for e in part[:1]]).to(device))
             noise = Draws(seed, range(start, start + len(part)), device).normal(*latents.shape[1:])
             velocity = guided(transformer, condition, negative, references, scale=config.guidance_scale)

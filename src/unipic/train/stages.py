@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from unipic.config import read_recipe, resolve
+from unipic.config import read_recipe, recipes, resolve
+from unipic.errors import BadInput
 from unipic.train.align import AlignConfig, AlignStage
 from unipic.train.joint import JointConfig, JointStage
 from unipic.train.kontext import KontextConfig, KontextStage
@@ -36,4 +38,21 @@ def read(recipe: str, sets: Sequence[str] = ()) -> Any:
 
 
 def stage_of(config: Any) -> Stage:
-    return STAGES[config.stage](config)
+    """The stage of a resolved configuration. Raises BadInput for data or models that it cannot start from."""
+    try:
+        return STAGES[config.stage](config)
+    except BadInput as error:
+        command = _maker(error.where)
+        if command is None or Path(error.where).exists():
+            raise
+        raise BadInput(error.what, error.where, f"run `{command}` first") from None
+
+
+def _maker(folder: str) -> str | None:
+    """What makes a folder that the packaged recipes start from."""
+    match Path(folder).parts:
+        case ("runs", *recipe, "model") if (name := "/".join(recipe)) in recipes():
+            return f"unipic train {name}"
+        case ("runs", "tiny", "blank", _):
+            return "python -m unipic.models.tiny runs/tiny/blank --to-train"
+    return None

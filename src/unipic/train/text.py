@@ -79,13 +79,13 @@ class TextStage:
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config
+        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
         self.folder = find_model(config.model)
         if self.folder.kind != "kontext":
             raise wrong_kind(config.model, "a Kontext model")
         if config.micro_batch not in (None, config.batch):
             what = "a contrastive loss compares all of a batch with each other"
             raise BadInput(what, f"micro_batch: {config.micro_batch}", "leave micro_batch out, or lower batch")
-        self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
 
     def place(self, processes: Processes) -> None:
         self.device = processes.device
