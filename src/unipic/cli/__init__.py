@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unipic.cli import pictures, train, world
+from unipic.cli import evals, pictures, train, world
 from unipic.errors import CheckpointSkipped, PromptCut, UnipicError, one_line
 
 SETTINGS: dict[str, Any] = {
@@ -41,6 +41,9 @@ of_world.command()(world.show)
 of_world.command()(world.export)
 of_world.command()(world.judge)
 app.add_typer(of_world, name="world")
+of_evals = typer.Typer(help="Benchmarks.", **SETTINGS)
+of_evals.command()(evals.world)
+app.add_typer(of_evals, name="eval")
 of_data = typer.Typer(help="Training data.", **SETTINGS)
 of_data.command()(train.check)
 app.add_typer(of_data, name="data")

@@ -1,0 +1,1 @@
+"""Benchmarks: what is asked of a model, its results as files, and their scores."""

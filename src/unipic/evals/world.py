@@ -1,0 +1,142 @@
+"""The benchmark of the embedded world's test split, in four parts of equal length.
+
+    geneval         prompts of GenEval's six tags: is everything right, and the picture clean?
+    edit            GEdit's and ImgEdit's types: SC and PQ, 0 to 10, as √(SC·PQ)
+    dense           descriptions: how many of the questions about each are answered with yes, as in DPG-Bench
+    understanding   questions of nine kinds: is the answer right? A box overlaps by more than half, a caption names
+                    all things with their colours and no more
+
+Within a part, tags, types and kinds take turns; every second item of each is of a held-out combination where its words
+can name one, of the three kinds in turn, the others of none. Eight neighbours share one of the world's sizes. Item i is
+a function of (seed, part, i).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from unipic.errors import UnipicError
+from unipic.evals.items import Item, Size, Verdict
+from unipic.pipeline import FAST_BATCH
+from unipic.types import check_whole
+from unipic.world import edits, language, verify
+from unipic.world import scene as scenes
+from unipic.world.clauses import satisfied
+from unipic.world.edits import Edit
+from unipic.world.language import Dense, Prompt, pick
+from unipic.world.questions import KINDS, QA, questions
+from unipic.world.questions import score as answer_score
+from unipic.world.reading import scene_of
+from unipic.world.render import render
+from unipic.world.scene import NOVELTIES, SIZES, SPLITS
+
+SPLIT = "test"
+GROUPS = {"geneval": language.TAGS, "edit": edits.TYPES, "dense": ("dense",), "understanding": KINDS}
+PARTS = tuple(GROUPS)
+NAMELESS = ("single_object", "two_object")  # tags whose words cannot name a held-out combination
+MOST_ITEMS, MOST_TRIES = 10_000, 1_000
+FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
+OVERLAP = 0.5  # of a right box
+
+Found = tuple[str, str, Any, Image | None]  # text, novelty, spec, picture that is given
+
+
+def items(seed: int, n: int, understanding: bool = True) -> list[Item]:
+    """n items of each part. understanding: whether to ask questions, too."""
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_whole("number of items", n, 1, MOST_ITEMS)
+    parts = PARTS if understanding else PARTS[:-1]
+    return [draw(seed, part, number) for part in parts for number in range(n)]
+
+
+def draw(seed: int, part: str, number: int) -> Item:
+    """An item of a part."""
+    groups = GROUPS[part]
+    group, turn = groups[number % len(groups)], number // len(groups)
+    size = SIZES[number // FAST_BATCH % len(SIZES)]
+    novel = turn % 2 == 1 and group not in NAMELESS
+    place = (seed * len(PARTS) + PARTS.index(part)) * MOST_ITEMS + number
+    for attempt in range(MOST_TRIES):
+        kind = 1 + (turn // 2 + attempt) % 3 if novel else 0
+        drawn = len(NOVELTIES) * (place * MOST_TRIES + attempt) + kind  # the last digit picks a scene's novelty
+        found = _DRAWN[part](drawn, group, size)
+        if found and (found[1] != "ordinary") == novel:
+            text, novelty, spec, picture = found
+            return Item(f"{part}-{number:04}", _TASKS[part], part, group, novelty, text, size, place, spec, picture)
+    raise UnipicError(f"no {group} for seed {seed}", f"{part}, item {number}", "take another seed")
+
+
+def _prompt(seed: int, tag: str, size: Size) -> Found | None:
+    found = language.prompt(scenes.sample(seed, SPLIT, size=size), tag, _random(seed))
+    return (found.text, found.novelty, found, None) if found else None
+
+
+def _edit(seed: int, type: str, size: Size) -> Found:
+    edit = edits.sample(seed, SPLIT, type, size=size)
+    return edit.instruction, edit.novelty, edit, render(edit.source)
+
+
+def _dense(seed: int, _: str, size: Size) -> Found:
+    dense = language.dense(scenes.sample(seed, SPLIT, size=size), _random(seed))
+    return dense.text, dense.novelty, dense, None
+
+
+def _question(seed: int, kind: str, size: Size) -> Found | None:
+    scene, rng = scenes.sample(seed, SPLIT, size=size), _random(seed)
+    asked = [qa for qa in questions(scene, rng) if qa.kind == kind]
+    if not asked:
+        return None
+    qa = pick(rng, asked)
+    return qa.question, scene.novelty, qa, render(scene)
+
+
+def _random(seed: int) -> np.random.Generator:
+    return np.random.default_rng([SPLITS.index(SPLIT), seed, len(PARTS)])
+
+
+_DRAWN: dict[str, Callable[[int, str, Size], Found | None]] = {
+    "geneval": _prompt,
+    "edit": _edit,
+    "dense": _dense,
+    "understanding": _question,
+}
+_TASKS: dict[str, Any] = {"geneval": "generate", "edit": "edit", "dense": "generate", "understanding": "describe"}
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def judge(item: Item, result: Image | str) -> Verdict:
+    """The verdict on a picture, or on an answer."""
+    if isinstance(result, str):
+        return _answered(item.spec, result)
+    if isinstance(item.spec, Prompt):
+        found = verify.prompt(result, item.spec.metadata())
+        return Verdict(float(found.correct), found.correct, found.reasons)
+    if isinstance(item.spec, Edit):
+        edited = verify.edit(render(item.spec.source), result, item.spec)
+        right = min(edited.sc, edited.pq) >= FINE
+        marks = {"sc": edited.sc, "pq": edited.pq}
+        return Verdict(math.sqrt(edited.sc * edited.pq) / 10, right, () if right else edited.reasons, marks)
+    return _told(item.spec, result)
+
+
+def _told(dense: Dense, picture: Image) -> Verdict:
+    """As DPG-Bench counts: no question is answered with yes that hangs on one answered with no."""
+    scene, yes = scene_of(verify.to_scale(picture)), {0}
+    for question in dense.questions:
+        if yes.issuperset(question.dependencies) and satisfied(question.wanted, scene):
+            yes.add(question.id)
+    wrong = tuple(f"no: {question.text}" for question in dense.questions if question.id not in yes)
+    return Verdict(1 - len(wrong) / len(dense.questions), not wrong, wrong)
+
+
+def _answered(qa: QA, answer: str) -> Verdict:
+    score = answer_score(qa, answer)
+    right = score > OVERLAP if qa.kind == "grounding" else score == 1
+    return Verdict(float(right), right, () if right else (f"expected {qa.answer}",))
