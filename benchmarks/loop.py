@@ -2,9 +2,9 @@
 
     python benchmarks/loop.py [RECIPE] [STEPS] [KEY=VALUE …]
 
-The bare loop is a batch, the stage's losses, backward, clipping and AdamW. The two take turns in one process. A step
-goes from one beginning to the next; of each the fastest round counts. On a CPU it is the processor's time, which other
-processes on the machine change little. The bar is a ratio of 1.10.
+The bare loop is a batch, the stage's losses, backward, clipping and the recipe's optimiser. The two take turns in one
+process. A step goes from one beginning to the next; of each the fastest round counts. On a CPU it is the processor's
+time, which other processes on the machine change little. The bar is a ratio of 1.10.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from unipic.train.loop import train
+from unipic.train.optim import Weights
 from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.train.stages import read, stage_of
@@ -65,18 +66,20 @@ def by_itself(config: Any) -> list[float]:
     processes = Processes(config.device, config.dtype)
     stage.place(processes)
     weights = [p for module in stage.trained.values() for p in module.parameters() if p.requires_grad]
-    settings = config.optimizer
-    adam = torch.optim.AdamW(weights, settings.lr, settings.betas, settings.eps, settings.weight_decay)
+    optimizers = Weights(stage.trained, config.optimizer, None).optimizers
     begun = []
     for step in range(config.steps):
         begun.append(now())
         for micro in stage.batch(step, range(config.batch)):
-            losses = stage.losses(micro, Draws(config.seed, micro.numbers, processes.device))
+            with processes.autocast():
+                losses = stage.losses(micro, Draws(config.seed, micro.numbers, processes.device))
             (losses.sum() / config.batch).backward()
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(weights, settings.clip)
-        adam.step()
-        adam.zero_grad()
+        if config.optimizer.clip is not None:
+            torch.nn.utils.clip_grad_norm_(weights, config.optimizer.clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        for p in weights:
+            p.grad = None
     return [b - a for a, b in pairwise(begun)]
 
 
@@ -90,5 +93,5 @@ def now() -> float:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    arguments = sys.argv[1:] + ["tiny/kontext", "20"][len(sys.argv) - 1 :]
+    arguments = sys.argv[1:] + ["tiny/kontext", "20", "model=tiny-kontext"][len(sys.argv) - 1 :]
     main(arguments[0], int(arguments[1]), arguments[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,18 +16,22 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor, nn
 
 from tests.reference import training as twin
-from tests.test_train_stages import BATCH, CPU, JOINT, KONTEXT, SEED, SMALL, draws_of, micro_of, stage
-from unipic import flow, pictures
+from tests.test_train_stages import BATCH, CPU, JOINT, KONTEXT, LORA, SEED, SMALL, draws_of, micro_of, stage
+from unipic import BadInput, flow, pictures
 from unipic.config import resolve
 from unipic.data.buckets import fit
-from unipic.train.batches import Batches, DataConfig, Pictures
+from unipic.models.find import find_model
+from unipic.models.folder import LAYOUTS
+from unipic.train.batches import Batches, DataConfig, Pictures, scope_of
 from unipic.train.cache import Cache
 from unipic.train.optim import EmaConfig, OptimizerConfig, Weights, learning_rate
 from unipic.train.randomness import Draws
+from unipic.train.stages import read
 
 SAMPLES = 20_000
 UNLIKELY = 1e-5  # two-sided; seeds are fixed, so that a test fails always or never
@@ -176,27 +181,177 @@ def test_a_folder_of_pictures_trains_kontext(folders: list[str]) -> None:
         assert losses.shape == (BATCH,)
 
 
+@pytest.mark.parametrize(
+    ("changes", "where", "mend"),
+    [
+        ({"phases": []}, "data.phases", "give one, such as {resolution: 512}"),
+        ({"phases": [{"step": 1, "resolution": 64}]}, "data.phases", "sort them by step"),
+        ({"cache_dir": "FOLDER/a/metadata.jsonl"}, "data.cache_dir: FOLDER/a/metadata.jsonl", "give another"),
+        ({"cache_dir": "FOLDER/a/metadata.jsonl/deep/er"}, "data.cache_dir: FOLDER/a/metadata.jsonl/deep/er", None),
+        ({"cache_dir": "FOLDER/nowhere"}, "data.cache_dir: FOLDER/nowhere", None),
+    ],
+    ids=["no phases", "late phases", "a file", "below a file", "a link to nowhere"],
+)
+def test_data_that_cannot_be(
+    changes: dict[str, Any], where: str, mend: str | None, folders: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    named = {k: v.replace("FOLDER", str(tmp_path)) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(BadInput) as refusal:
+        Batches(data(**named), SEED, 1, None)
+    _, *rest = str(refusal.value).splitlines()
+    assert rest == [where.replace("FOLDER", str(tmp_path)), mend or "give another"]
+
+
+def test_a_cache_may_be_begun_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "new/er", "relative", "relative/deeper"):
+        assert Batches(data(cache_dir=str(folder)), SEED, 1, None).data.cache_dir == str(folder)
+    assert list(tmp_path.iterdir()) == []  # nothing is made before there is something to keep
+
+
 # --- caches -----------------------------------------------------------------------------------------------------------
 
+FROZEN = {**JOINT, "tune": {"connector": False}, "lora": LORA}
 
-def test_caches_change_no_bit(folders: list[str], tmp_path: Path) -> None:
-    """Without memory, with much, with little, on disk, from disk, and begun in the middle as a resumed run does."""
-    kept = {"cache_gb": 1.0}
-    ways = [{"cache_gb": 0.0}, kept, {"cache_gb": 3e-5}, kept | {"cache_dir": str(tmp_path / "c")}]
-    ways.append(ways[-1])
-    losses = []
-    for way in ways:
-        made = stage(KONTEXT, data=folder_data(folders, **way), drop_text=0.3)
-        micros = [micro_of(made, step) for step in range(8)]
-        with torch.no_grad():
-            losses.append([made.losses(m, draws_of(m)) for m in micros])
-    resumed = stage(KONTEXT, data=folder_data(folders, **kept), drop_text=0.3)
+
+def losses_of(made: Any, steps: range) -> list[Tensor]:
     with torch.no_grad():
-        late = [resumed.losses(m, draws_of(m)) for m in (micro_of(resumed, step) for step in range(5, 8))]
-    for other in losses[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(losses[0], other, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(losses[0][5:], late, strict=True))
-    assert made.latents.cache.size > 0
+        return [made.losses(m, draws_of(m)) for m in (micro_of(made, step) for step in steps)]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("raw", [KONTEXT, FROZEN], ids=["kontext", "metaquery"])
+def test_caches_change_no_bit(raw: dict[str, Any], folders: list[str], tmp_path: Path) -> None:
+    """With much memory, with little, on disk, from disk, and begun in the middle as a resumed run does. Without caches
+    a batch is encoded as one, which is the same up to rounding."""
+    kept = {"cache_gb": 1.0}
+    ways = [kept, {"cache_gb": 3e-5}, kept | {"cache_dir": str(tmp_path / "c")}]
+    ways += [ways[-1], {"cache_gb": 0.0, "cache_dir": str(tmp_path / "c")}]
+    known, *others = (losses_of(stage(raw, data=folder_data(folders, **way), drop_text=0.3), range(6)) for way in ways)
+    assert all(same(known, other) for other in others)
+    resumed = stage(raw, data=folder_data(folders, **kept), drop_text=0.3)
+    assert same(known[4:], losses_of(resumed, range(4, 6)))
+    assert resumed.latents.cache.size > 0
+    assert resumed.conditions.size > 0
+    without = losses_of(stage(raw, data=folder_data(folders, cache_gb=0.0), drop_text=0.3), range(6))
+    torch.testing.assert_close(torch.stack(without), torch.stack(known), rtol=1e-3, atol=0)
+
+
+def watched(made: Any) -> dict[str, list[int]]:
+    """How many samples each call of a stage's encoders gets from now on."""
+    sizes: dict[str, list[int]] = {"pictures": [], "texts": []}
+
+    def watch(owner: Any, name: str, kind: str) -> None:
+        own = getattr(owner, name)
+        setattr(owner, name, lambda given, *more: (sizes[kind].append(len(given)), own(given, *more))[1])
+
+    watch(made.vae, "latents", "pictures")
+    if hasattr(made, "mllm"):
+        watch(made.mllm, "states_at_queries", "texts")
+    else:
+        watch(made.text, "encode", "texts")
+    return sizes
+
+
+@pytest.mark.parametrize("raw", [KONTEXT, FROZEN], ids=["kontext", "metaquery"])
+def test_without_caches_a_batch_is_encoded_at_once(raw: dict[str, Any], folders: list[str]) -> None:
+    """An edit: its picture and its two references. With caches one by one, and then never again."""
+    off = stage(raw, data=folder_data(folders[:1], cache_gb=0), drop_text=0)
+    on = stage(raw, data=folder_data(folders[:1]), drop_text=0)
+    for made, wanted in ((off, {"pictures": [BATCH] * 3, "texts": [BATCH]}), (on, None)):
+        sizes = watched(made)
+        losses_of(made, range(1, 2))
+        assert sizes == (wanted or {"pictures": [1] * 3 * BATCH, "texts": [1] * BATCH})
+        losses_of(made, range(1, 2))
+        assert {kind: sum(found) for kind, found in sizes.items()} == (
+            {"pictures": 6 * BATCH, "texts": 2 * BATCH} if made is off else {"pictures": 3 * BATCH, "texts": BATCH}
+        )
+    assert off.latents.cache.size == off.conditions.size == 0
+
+
+@pytest.mark.parametrize("reference", ["both", "dit"])
+def test_conditions_are_kept_under_what_the_language_model_sees(reference: str, folders: list[str]) -> None:
+    """Another text or another reference is another condition; where it sees no references, the text is all."""
+    made = stage(FROZEN, reference=reference, data=folder_data(folders[:1]))
+    micro = micro_of(made, 1)
+    texts = [micro.texts[0]] * BATCH
+    got = made.encode(texts, micro)
+    alone = [made.conditioner(made.mllm.states_at_queries(["x"], [[]], made.conditioner.meta_queries))]
+    assert not torch.equal(got.tokens[:1], alone[0].tokens)
+    assert len(made.conditions._memory) == (BATCH if reference == "both" else 1)
+    assert torch.equal(got.tokens[0], got.tokens[1]) == (reference == "dit")
+    made.encode(["another"] * BATCH, micro)
+    assert len(made.conditions._memory) == 2 * (BATCH if reference == "both" else 1)
+    swapped = Pictures(**{**vars(micro), "references": micro.references[::-1]})  # their order says which is edited
+    made.encode(texts, swapped)
+    assert len(made.conditions._memory) == (3 * BATCH if reference == "both" else 2)
+    sizes = watched(made)
+    again = made.encode(texts, micro)
+    assert sizes["texts"] == []
+    assert same([got.tokens, got.pooled], [again.tokens, again.pooled])
+
+
+def test_what_a_trained_connector_says_is_not_kept(folders: list[str], tmp_path: Path) -> None:
+    made = stage(JOINT, data=folder_data(folders[:1], cache_dir=str(tmp_path / "c")), drop_text=0)
+    sizes = watched(made)
+    made.losses(micro := micro_of(made, 1), draws_of(micro)).sum().backward()
+    losses_of(made, range(1, 2))
+    assert sizes["texts"] == [BATCH, BATCH]
+    assert made.conditioner.meta_queries.grad is not None
+    assert made.conditions.size == 0
+
+
+def changed(name: str, component: str, folder: Path) -> str:
+    """A copy of an embedded model with other weights, or another vocabulary, in one component."""
+    shutil.copytree(find_model(name).root, folder)
+    (folder / "manifest.json").unlink()
+    if weights := LAYOUTS[component].weights:
+        path = folder / component / f"{weights}.safetensors"
+        save_file({key: 0.9 * tensor for key, tensor in load_file(path).items()}, path)
+    else:
+        path = folder / component / "tokenizer.json"
+        path.write_text(path.read_text() + " ")
+    return str(folder)
+
+
+KEPT = {
+    "tiny-kontext transformer": set(),
+    "tiny-kontext vae": {"pictures"},
+    "tiny-kontext text_encoder_2": {"texts"},
+    "tiny-kontext tokenizer": {"texts"},
+    "tiny transformer": set(),
+    "tiny conditioner": {"texts"},
+    "tiny mllm": {"texts"},
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_runs_share_what_the_same_component_makes(what: str, folders: list[str], tmp_path: Path) -> None:
+    """KEPT says what is made again where a run's model differs from the last one's in a component."""
+    model, component = what.split()
+    raw = KONTEXT if model == "tiny-kontext" else FROZEN
+    shared = folder_data(folders[:1], cache_dir=str(tmp_path / "c"))
+    losses_of(stage(raw, data=shared), range(2))
+    other = stage({**raw, "model": changed(model, component, tmp_path / "model")}, data=shared)
+    sizes = watched(other)
+    losses_of(other, range(2))
+    assert {kind for kind, found in sizes.items() if found} == KEPT[what]
+
+
+def test_without_a_folder_nothing_is_hashed() -> None:
+    folder = find_model("tiny")
+    assert scope_of(data(), folder, "conditioner") == ""
+    assert len({scope_of(data(cache_dir="c"), folder, c) for c in ("conditioner", "vae", "transformer")}) == 3
+
+
+@pytest.mark.parametrize("name", ["kontext", "align", "joint", "kontext-t2i", "table3-dit"])
+def test_of_millions_of_samples_the_papers_recipes_keep_none(name: str) -> None:
+    config = read(f"paper/{name}", ["data.sources.0.path=folder"]).data
+    assert not Cache(int(config.cache_gb * 2**30), config.cache_dir).keeps
 
 
 def test_latents_are_kept_under_their_pixels_and_their_maker(folders: list[str], tmp_path: Path) -> None:
@@ -208,7 +363,7 @@ def test_latents_are_kept_under_their_pixels_and_their_maker(folders: list[str],
         wanted = torch.cat([made.vae.latents(p[None]) for p in micro.pixels])
         assert torch.equal(made.latents.of(micro), wanted)
     made.vae.scale = 2.0
-    again = type(made.latents)(made.vae, made.config.data, made.folder.weights_hash(), CPU)
+    again = type(made.latents)(made.vae, made.config.data, scope_of(made.config.data, made.folder, "vae"), CPU)
     torch.testing.assert_close(again.of(micro), 2 * wanted)
 
 
@@ -267,8 +422,20 @@ def test_memory_is_bounded_and_the_least_used_leaves_first() -> None:
     nothing = Cache(limit=0)
     maker.get(nothing, "5", "5")
     maker.get(nothing, "5")
-    assert maker.asked["5"] == 2
+    assert maker.asked["5"] == 3
     assert nothing.size == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_is_the_cpus(tmp_path: Path) -> None:
+    """What was made on a GPU leaves nothing there, and comes back to it."""
+    gpu, made = torch.device("cuda"), torch.randn(2, 1000, device="cuda")
+    for cache in (Cache(2**20), Cache(2**20, tmp_path), Cache(0, tmp_path)):
+        for _ in range(2):
+            (found,) = cache.get(["1", "2"], lambda missing: [(made[i].clone(),) for i in missing], gpu)
+            assert found.device.type == "cuda"
+            assert torch.equal(found, made)
+            assert all(t.device.type == "cpu" for kept in cache._memory.values() for t in kept)
 
 
 def test_a_cut_file_is_made_again(tmp_path: Path) -> None:
@@ -285,6 +452,18 @@ def test_a_cut_file_is_made_again(tmp_path: Path) -> None:
         maker.get(Cache(2**20, tmp_path, "a"), "1")
         assert maker.asked["1"] == n
         assert path.read_bytes() == whole
+
+
+def test_a_changed_bit_is_seen(tmp_path: Path) -> None:
+    """Anywhere in the file: in its hash, in its header, in its numbers."""
+    made = (torch.randn(3, dtype=torch.bfloat16), torch.randn(2, 2))
+    Cache(0, tmp_path)._keep("1", made)
+    (path,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    whole = path.read_bytes()
+    assert same(list(Cache(0, tmp_path)._find("1") or ()), list(made))
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert Cache(0, tmp_path)._find("1") is None
 
 
 def write_often(folder: Path) -> None:

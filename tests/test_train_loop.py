@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -604,7 +605,8 @@ def test_trackers_get_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.Monk
     seen: list[Any] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert purge_step == 1  # what a killed run had told beyond its last checkpoint is taken back
             seen.append(folder)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -627,6 +629,24 @@ def test_trackers_get_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.Monk
     assert math.isnan(told.pop((1, "loss")))
     assert told == logged
     assert [entry[0] for entry in seen[1:-1] if entry[1] == "samples"] == [5, 10]
+
+
+def test_a_run_that_goes_on_is_the_same_run_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+    told: list[int] = []
+    wandb: Any = type(sys)("wandb")
+    wandb.init = lambda **settings: (
+        begun.append(settings)
+        or SimpleNamespace(log=lambda values, step: told.append(step), finish=lambda: told.append(-1))
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for steps in (4, 6):
+        train(Toy(steps=steps, track=("wandb",)), tmp_path / "run")
+    assert begun[0]["id"] == begun[1]["id"]
+    assert {entry["resume"] for entry in begun} == {"allow"}
+    assert told == [1, 2, 3, 4, -1, 5, 6, -1]
+    train(Toy(steps=1, track=("wandb",)), tmp_path / "other")
+    assert begun[2]["id"] != begun[0]["id"]
 
 
 def test_a_broken_checkpoint_is_told_in_one_line(whole: Path, tmp_path: Path) -> None:

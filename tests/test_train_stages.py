@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from unipic.config import resolve
 from unipic.models.find import find_model
 from unipic.models.folder import ModelFolder
 from unipic.models.kontext import KontextTransformer, blank_transformer, initialise
+from unipic.models.metaquery import MetaQuery
 from unipic.models.mllm import current_name
 from unipic.train import loop
 from unipic.train.batches import Pictures
@@ -380,3 +382,80 @@ def test_the_papers_lora_on_the_papers_transformer() -> None:
     assert sum(p.numel() for p in trained.values()) == (24 * 8 - 1) * 32 * (1536 + 1536)
     with pytest.raises(BadInput, match="no layer"):
         add_lora(blank_transformer(folder), LoraConfig(targets=("attn.nothing",)), SEED)
+
+
+@pytest.mark.parametrize("reference", ["mllm", "dit", "both"])
+def test_a_model_is_used_as_it_was_trained(reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sees the picture to be edited (Table 2) goes with the folder."""
+    made = stage(JOINT, reference=reference)
+    made.export(tmp_path / "model", Weights(made.trained, made.config.optimizer, None).best())
+    system = UniPic.from_pretrained(str(tmp_path / "model"), device="cpu")
+    told: dict[str, int] = {}
+
+    def read(reader: MetaQuery, texts: list[str], seen: list[list[Any]]) -> Any:
+        told["mllm"] = len(seen[0])
+        return real(reader, texts, seen)
+
+    real, forward = MetaQuery.read, KontextTransformer.forward
+
+    def watched(transformer: Any, *arguments: Any, **named: Any) -> Any:
+        told["dit"] = len(named.get("references", ()))
+        return forward(transformer, *arguments, **named)
+
+    monkeypatch.setattr(MetaQuery, "read", read)
+    monkeypatch.setattr(KontextTransformer, "forward", watched)
+    (picture,) = system.edit(Image.new("RGB", (64, 64), "red"), "make it blue", steps=1)
+    assert told == {"mllm": int(reference != "dit"), "dit": int(reference != "mllm")}
+    assert ("reference_to" in json.loads(picture.info["unipic"])) == (reference != "both")
+
+
+def test_kontext_shows_no_language_model_a_picture() -> None:
+    with pytest.raises(BadInput, match="Kontext has no language model"):
+        UniPic.from_pretrained("tiny-kontext").edit(Image.new("RGB", (64, 64)), "more", steps=1, reference_to="mllm")
+
+
+def test_a_dit_of_other_latents_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipic.train.vae.MEASURED", 4)
+    made = stage(STAGES["vae"])
+    made.export(tmp_path / "other", {"vae": made.vae.state_dict()})  # the same weights, on another scale
+    with pytest.raises(BadInput, match="different autoencoders"):
+        stage(JOINT, place=False, transformer=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "say"),
+    [(["attn.to_q", "attn.to_qq"], "no layer ends so"), (["pos_embed.proj"], "not only linear layers end so")],
+)
+def test_an_adapter_is_for_linear_layers_that_are_there(targets: list[str], say: str) -> None:
+    with pytest.raises(BadInput, match=say) as caught:
+        stage(KONTEXT, lora={"rank": 2, "targets": targets})
+    assert f"lora.targets: {targets[-1]}" in str(caught.value)
+
+
+def test_a_lora_of_what_is_frozen_is_refused() -> None:
+    with pytest.raises(BadInput, match="a LoRA is of the DiT"):
+        stage(JOINT, place=False, lora=LORA, tune={"dit": False})
+
+
+def test_a_text_is_right_where_all_three_encoders_find_its_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stage(STAGES["text"])
+    good, swapped = torch.eye(BATCH), torch.eye(BATCH).roll(1, 0)
+    monkeypatch.setattr(made, "similarities", lambda _: [good, good, good])
+    assert all(one.right for one in made.show())
+    monkeypatch.setattr(made, "similarities", lambda _: [good, swapped, good])
+    assert not any(one.right for one in made.show())
+
+
+def test_the_language_model_is_also_asked_what_will_be_drawn() -> None:
+    made = stage(STAGES["mllm"], show_count=8, data={"foresee": 1.0})
+    assert len(made.show()) == 8
+
+
+def test_pictures_larger_than_the_transformer_knows_are_refused(tmp_path: Path) -> None:
+    Image.effect_noise((2048, 2048), 60).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"image": "a.png", "text": "noise"}\n')
+    data = {"tasks": ["generate"], "sources": [{"kind": "folder", "path": str(tmp_path)}]}
+    made = stage(KONTEXT, place=False, data=data | {"phases": [{"resolution": 1024}]})
+    with pytest.raises(BadInput, match="pictures of 1024x1024 have more positions than") as caught:
+        made.batch(0, range(BATCH))
+    assert "sides of 256 at most" in str(caught.value)

@@ -81,7 +81,7 @@ def _sized(picture: Image, request: Request) -> Image:
 
 def encode(parts: Parts, requests: Sequence[Request]) -> list[Encoded]:
     """Conditions and reference latents, request by request; what several requests share is encoded once."""
-    pictures = {id(picture): picture for request in requests for picture in request.references}
+    pictures = {id(picture): picture for request in requests for picture in _to_dit(request)}
     latents: dict[int, Tensor] = {}
     if pictures:
         with parts.vae.use() as vae:
@@ -90,12 +90,12 @@ def encode(parts: Parts, requests: Sequence[Request]) -> list[Encoded]:
     with parts.encoder() as encoder:
         for request in requests:
             if (key := _condition_key(request)) not in conditions:
-                conditions[key] = encoder(_texts(request), request.references)
+                conditions[key] = encoder(_texts(request), _to_mllm(request))
     encoded = []
     for request in requests:
         pair = conditions[_condition_key(request)]
         negative = pair[1:] if request.guided else None
-        encoded.append(Encoded(pair[:1], negative, [latents[id(picture)] for picture in request.references]))
+        encoded.append(Encoded(pair[:1], negative, [latents[id(picture)] for picture in _to_dit(request)]))
     return encoded
 
 
@@ -137,7 +137,7 @@ def _groups(requests: Sequence[Request], fast_batch: bool) -> list[list[int]]:
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, r in enumerate(requests):
         sizes = (r.width, r.height, *(picture.size for picture in r.references))
-        groups[sizes, r.steps, r.guided, r.guidance_interval, r.skip_layers].append(i)
+        groups[sizes, r.reference_to, r.steps, r.guided, r.guidance_interval, r.skip_layers].append(i)
     return [members[i : i + FAST_BATCH] for members in groups.values() for i in range(0, len(members), FAST_BATCH)]
 
 
@@ -167,4 +167,12 @@ def _texts(request: Request) -> list[str]:
 
 
 def _condition_key(request: Request) -> tuple[Any, ...]:
-    return (*_texts(request), *(id(picture) for picture in request.references))
+    return (*_texts(request), *(id(picture) for picture in _to_mllm(request)))
+
+
+def _to_dit(request: Request) -> tuple[Image, ...]:
+    return request.references if request.reference_to != "mllm" else ()
+
+
+def _to_mllm(request: Request) -> tuple[Image, ...]:
+    return request.references if request.reference_to != "dit" else ()

@@ -52,6 +52,7 @@ def describe_making(parts: Parts, request: Request, fast_batch: bool) -> dict[st
         "guidance_interval": request.guidance_interval and list(request.guidance_interval),
         "skip_layers": request.skip_layers and asdict(request.skip_layers),
         "keep_size": request.keep_size and list(request.keep_size),
+        "reference_to": None if request.reference_to == "both" else request.reference_to,
         "lora": parts.lora_hash,
         "quantize": None if placement.quantize == "none" else placement.quantize,
         "fast_batch": fast_batch or None,

@@ -36,9 +36,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "negative_prompt": "blurry, low quality, low resolution, distorted, deformed, broken content, missing parts, "
         "damaged details, artifacts, glitch, noise, pixelated, grainy, compression artifacts, bad composition, "
         "wrong proportion, incomplete editing, unfinished, unedited areas.",
+        "reference_to": "both",
     },
     "describe": {"question": "Describe the image in detail.", "max_new_tokens": 512},
 }
+
+
+REFERENCE_TO = ("both", "mllm", "dit")  # who sees the pictures to be edited (paper, Table 2); Kontext: the DiT alone
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Request:
     """One picture to be made: a generation, or, with references, an edit of the first of them.
 
     width, height: pixels that it is made at. references: RGB pictures at their working size. keep_size: pixels that the
-    result is scaled to.
+    result is scaled to. reference_to: one of REFERENCE_TO, as the model was trained.
     guidance_interval: the noise levels (σ, low and high) between which guidance acts; None is everywhere.
     """
 
@@ -98,6 +102,7 @@ class Request:
     skip_layers: SkipLayerGuidance | None = None
     references: tuple[Image, ...] = field(default=(), repr=False)
     keep_size: tuple[int, int] | None = None
+    reference_to: str = "both"
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
@@ -105,6 +110,11 @@ class Request:
         check_whole("seed", self.seed, 0, MAX_SEED)
         check_whole("number of steps", self.steps, 1, MAX_STEPS)
         check_number("guidance scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        if self.reference_to not in REFERENCE_TO:
+            known = ", ".join(REFERENCE_TO)
+            raise BadInput(
+                "who sees the references is not known", f"reference_to: {self.reference_to!r}", f"give one of {known}"
+            )
         if (interval := self.guidance_interval) is not None:
             if not isinstance(interval, tuple) or len(interval) != 2:
                 raise BadInput("the guidance interval is no pair", f"got {interval!r}", "give (low, high)")

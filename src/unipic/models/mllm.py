@@ -113,10 +113,14 @@ class MLLM:
 
     @torch.no_grad()
     def describe(self, pictures: Sequence[Image], question: str, max_new_tokens: int) -> Iterator[str]:
-        """The answer, piece by piece; greedy, so the same question has the same answer."""
+        """The answer, piece by piece; greedy, so the same question has the same answer. pictures: may be none."""
         inputs = [self.pixels(p) for p in pictures]
         grids = [grid for _, grid in inputs]
         ids = torch.tensor([self.turn(question, grids)], device=self.device)
+        seen: dict[str, Any] = {}
+        if inputs:
+            seen["pixel_values"] = torch.cat([pixels for pixels, _ in inputs]).to(ids.device, self.dtype)
+            seen["image_grid_thw"] = torch.stack(grids).to(ids.device)
         image_mask = ids == self.special["<|image_pad|>"]
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
@@ -128,8 +132,7 @@ class MLLM:
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     mm_token_type_ids=image_mask.int(),
-                    pixel_values=torch.cat([pixels for pixels, _ in inputs]).to(ids.device, self.dtype),
-                    image_grid_thw=torch.stack(grids).to(ids.device),
+                    **seen,
                     generation_config=self.generation,
                     max_new_tokens=max_new_tokens,
                     streamer=streamer,

@@ -111,6 +111,8 @@ class ModelSpec:
                 raise BadInput(f"a reference is {picture.mode}, not RGB", f"{picture.size}", "load it by pictures.load")
             self.check_side("width of a reference", picture.width, self.size_multiple)
             self.check_side("height of a reference", picture.height, self.size_multiple)
+        if self.folder.kind == "kontext" and request.reference_to == "mllm":
+            raise BadInput("Kontext has no language model to show a picture to", "reference_to: mllm", "give both")
         for layer in request.skip_layers.layers if request.skip_layers else ():
             check_whole("skipped layer", layer, 0, self.layers - 1)
 

@@ -87,7 +87,7 @@ class AlignStage(MetaQueryStage):
         components["conditioner"] = Changed(self.conditioner.config, tensors)
         if self.mllm_folder is not None:
             components["mllm"] = self.mllm_folder
-        assemble(folder, components, self.folder.defaults)
+        assemble(folder, components, self.defaults)
 
 
 def new_conditioner(config: ConnectorConfig, *, llm: int, tokens: int, pooled: int, seed: int) -> Conditioner:

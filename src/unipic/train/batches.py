@@ -5,6 +5,8 @@ A step has one task and one size. Tasks alternate step by step (paper §3.1); re
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from unipic.data.mixture import Mixture
 from unipic.data.source import Example, Size, Source, Task
 from unipic.data.world import TEXTS, WorldSource
 from unipic.errors import BadInput
+from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.train.cache import Cache
 from unipic.train.loop import Micro
 
@@ -73,7 +76,9 @@ class Phase(Strict):
 class DataConfig(Strict):
     """sources: drawn from by weight. tasks: alternate. phases: progressive resolution.
 
-    cache_gb: memory for latents and conditions. cache_dir: keeps them on disk too, for other runs.
+    cache_gb: GiB of the CPU's memory, in each process, for latents of pictures that come again; as much again for
+    conditions, where nothing in training changes them. cache_dir: a folder that keeps both, too, for other runs; it
+    grows without limit. With neither, all is encoded whenever it comes, a forward's samples together.
     """
 
     sources: tuple[Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")], ...] = (WorldConfig(),)
@@ -109,10 +114,7 @@ class Batches:
 
     def __init__(self, data: DataConfig, seed: int, batch: int, micro: int | None) -> None:
         self.data, self.seed, self.batch, self.micro = data, seed, batch, micro or batch
-        if not data.tasks or not data.sources:
-            raise BadInput("there is nothing to train on", "data", "give at least one task and one source")
-        if data.phases[0].step or list(data.phases) != sorted(data.phases, key=lambda p: p.step):
-            raise BadInput("the phases do not begin at step 0, or are out of order", "data.phases", "sort them by step")
+        _check(data)
         opened = [(config.open(seed), config.weight) for config in data.sources]
         self.source: Source = opened[0][0] if len(opened) == 1 else Mixture(opened, seed)
 
@@ -130,6 +132,22 @@ class Batches:
         parts = [share[i : i + self.micro] for i in range(0, len(share), self.micro)]
         numbers = [tuple(step * self.batch + place for place in part) for part in parts]
         return [pictures_of(self.examples(step, part), own) for part, own in zip(parts, numbers, strict=True)]
+
+
+def _check(data: DataConfig) -> None:
+    if not data.tasks or not data.sources:
+        raise BadInput("there is nothing to train on", "data", "give at least one task and one source")
+    if not data.phases:
+        raise BadInput("no phase says how large pictures are", "data.phases", "give one, such as {resolution: 512}")
+    if data.phases[0].step or list(data.phases) != sorted(data.phases, key=lambda p: p.step):
+        raise BadInput("the phases do not begin at step 0, or are out of order", "data.phases", "sort them by step")
+    if data.cache_dir is not None:
+        folder = Path(data.cache_dir)
+        there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)
+        if not there.is_dir():
+            raise BadInput(
+                f"the cache needs a folder, and {there} is none", f"data.cache_dir: {folder}", "give another"
+            )
 
 
 def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = ()) -> Pictures:
@@ -155,3 +173,20 @@ def cache_of(data: DataConfig, scope: str) -> Cache:
     """A cache of the size, and in the folder, that a recipe says. scope: see `Cache`."""
     folder = None if data.cache_dir is None else Path(data.cache_dir)
     return Cache(int(data.cache_gb * 2**30), folder, scope)
+
+
+def scope_of(data: DataConfig, folder: ModelFolder, *components: str) -> str:
+    """What makes the results of components theirs: SHA-256 over their weights, settings and vocabularies.
+
+    Not over the whole model's, so that runs share a folder where only the DiT differs. Without a folder there is one
+    maker, and nothing to hash.
+    """
+    if data.cache_dir is None:
+        return ""
+    lines = []
+    for component in components:
+        at = "" if component == "mllm" else component
+        files = [p for kind in ("*.json", "*.txt", "*.model") for p in (folder.path / at).glob(kind) if p.is_file()]
+        files += folder.weights(component, at) if LAYOUTS[component].weights else []
+        lines += [f"{component}/{path.name} {folder.hashes.sha256(path)}\n" for path in files]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

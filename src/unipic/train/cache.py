@@ -1,27 +1,29 @@
 """What frozen models made of a sample, kept as long as nothing changes it: in memory, and on disk if asked.
 
-Text is kept once for all samples that share it: T5's states take 2.6 MiB a prompt.
+Text is kept once for all samples that share it: T5's states take 2.6 MiB a prompt. A file is the SHA-256 of its rest,
+32 bytes, and then safetensors: of one that was cut, or that the disk has changed, nothing is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 Made = tuple[Tensor, ...]
 """Of one sample, without a batch dimension"""
+_DIGEST = hashlib.sha256().digest_size
 
 
 class Cache:
-    """limit: bytes of memory; what was not used for longest leaves first. folder: on disk, for other runs, if any.
+    """limit: bytes of the CPU's memory; what was not used for longest leaves first. folder: on disk, if any.
 
     scope: what the results depend on beside the key, such as the hash of the model that makes them.
     """
@@ -30,14 +32,23 @@ class Cache:
         self.limit, self.folder, self.scope, self.size = limit, folder, scope, 0
         self._memory: OrderedDict[str, Made] = OrderedDict()
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything can be kept at all; if not, nobody needs to find keys."""
+        return self.limit > 0 or self.folder is not None
+
     def get(
         self, keys: Sequence[str | None], make: Callable[[list[int]], Sequence[Made]], device: torch.device
     ) -> Made:
         """The results of a batch, stacked, on `device`. make: gives those at the indices that are not known.
 
-        A key of None is never kept. What is kept is made alone: the last bits of a result depend on the size of the
-        batch that it was made in, and must not depend on what was known by then (a resumed run begins with nothing).
+        What has no key is never kept, and is made in one batch; so is everything where nothing can be kept. What has a
+        key is made alone, also when several are missing: the last bits of a result depend on the size of the batch that
+        it was made in, and must not depend on what was known by then (a resumed run begins with an empty memory). With
+        caches and without, results therefore agree up to last bits; with caches of any two sizes, to the bit.
         """
+        if not self.keeps:
+            keys = [None] * len(keys)
         found = [self._find(key) for key in keys]
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key is not None}  # each is made once
         missing = [i for i, key in enumerate(keys) if found[i] is None and (key is None or first[key] == i)]
@@ -60,24 +71,29 @@ class Cache:
         if self.folder is None:
             return None
         try:
-            stored = load_file(self._path(key))
-        except (OSError, SafetensorError):  # not there, or cut by a crash: made again
+            stored = self._path(key).read_bytes()
+        except OSError:  # not there
             return None
-        made = tuple(stored[str(i)] for i in range(len(stored)))
+        if hashlib.sha256(stored[_DIGEST:]).digest() != stored[:_DIGEST]:  # cut or changed: made again
+            return None
+        tensors = load(stored[_DIGEST:])
+        made = tuple(tensors[str(i)] for i in range(len(tensors)))
         self._remember(key, made)
         return made
 
     def _keep(self, key: str | None, made: Made) -> None:
         if key is None:
             return
+        made = tuple(t.detach().cpu() for t in made)  # a GPU's memory is the models'
         self._remember(key, made)
         if self.folder is None:
             return
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
+        aside = path.with_suffix(f".{secrets.token_hex(8)}")  # its own also among processes of several machines
         try:
-            aside.write_bytes(save({str(i): t.detach().cpu().contiguous() for i, t in enumerate(made)}))
+            content = save({str(i): t.contiguous() for i, t in enumerate(made)})
+            aside.write_bytes(hashlib.sha256(content).digest() + content)
             os.replace(aside, path)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -92,7 +108,7 @@ class Cache:
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(f"{self.scope}\0{key}".encode()).hexdigest()
-        return (self.folder or Path()) / name[:2] / f"{name}.safetensors"
+        return (self.folder or Path()) / name[:2] / f"{name}.kept"
 
 
 def _bytes(made: Made) -> int:

@@ -20,8 +20,9 @@ from unipic.models.find import find_model
 from unipic.models.folder import ModelFolder
 from unipic.models.kontext import KontextTransformer, load_transformer
 from unipic.models.lora import merge_lora
+from unipic.models.spec import ModelSpec
 from unipic.models.vae import VAE, load_vae
-from unipic.train.batches import Batches, DataConfig, Pictures, Share, cache_of, pictures_of
+from unipic.train.batches import Batches, DataConfig, Pictures, Share, cache_of, pictures_of, scope_of
 from unipic.train.cache import Made
 from unipic.train.flow_loss import TimesConfig, flow_losses, times
 from unipic.train.log import Shown
@@ -59,11 +60,23 @@ class DitStage(ABC):
 
     def place_vae(self, processes: Processes) -> None:
         self.vae = VAE(load_vae(self.folder, processes.dtype).to(processes.device))
-        self.scope = self.folder.weights_hash()  # of what is kept
-        self.latents = Latents(self.vae, self.config.data, self.scope, processes.device)
+        data = self.config.data
+        self.latents = Latents(self.vae, data, scope_of(data, self.folder, "vae"), processes.device)
+
+    @property
+    def scope(self) -> str:
+        """Of conditions that are kept: what makes them, in this folder all but the DiT and the autoencoder."""
+        speaks = [c for c in self.folder.components() if c not in ("transformer", "scheduler", "vae")]
+        return scope_of(self.config.data, self.folder, *speaks)
 
     def batch(self, step: int, share: range) -> list[Pictures]:
-        return self.batches.micros(step, share)
+        micros = self.batches.micros(step, share)
+        largest = ModelSpec(self.folder).largest_side
+        for width, height in {micro.size for micro in micros}:
+            if max(width, height) > largest:
+                what = f"pictures of {width}x{height} have more positions than the transformer knows"
+                raise BadInput(what, f"data.phases, step {step}", f"lower the resolution: sides of {largest} at most")
+        return micros
 
     @abstractmethod
     def encode(self, texts: Sequence[str], micro: Pictures) -> Condition:
@@ -148,12 +161,13 @@ class Latents:
         def make(missing: list[int]) -> list[Made]:
             return [(latent,) for latent in self.vae.latents(pixels[missing].to(self.device)).float()]
 
-        keys = [_content(p) if lasts else None for p, lasts in zip(pixels, micro.lasting, strict=True)]
+        kept = [lasts and self.cache.keeps for lasts in micro.lasting]
+        keys = [content(p) if keep else None for p, keep in zip(pixels, kept, strict=True)]
         (latents,) = self.cache.get(keys, make, self.device)
         return latents
 
 
-def _content(pixels: Tensor) -> str:
+def content(pixels: Tensor) -> str:
     """A name for a picture, 3×H×W, that no other has."""
     return f"{tuple(pixels.shape)} {hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()}"
 

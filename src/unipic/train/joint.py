@@ -15,8 +15,11 @@ from pydantic import model_validator
 from torch import nn
 
 from unipic.config import Strict
+from unipic.errors import BadInput
 from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.checkpoint import read_component
 from unipic.models.find import find_mllm, find_model
+from unipic.models.folder import ModelFolder
 from unipic.models.kontext import load_transformer
 from unipic.models.metaquery import load_conditioner
 from unipic.models.mllm import load_mllm
@@ -58,6 +61,11 @@ class JointStage(MetaQueryStage):
         super().__init__(config, "metaquery", "a MetaQuery model, such as align makes")
         self.mllm_folder = find_mllm(self.folder, config.mllm)
         self.dit_folder = self.folder if config.transformer is None else find_model(config.transformer)
+        if not _same_autoencoder(self.dit_folder, self.folder):
+            what = "the two models have different autoencoders: what this DiT draws would not be decoded"
+            raise BadInput(what, f"transformer: {config.transformer}", "give one that was trained on the same latents")
+        if config.lora is not None and not config.tune.dit:
+            raise BadInput("a LoRA is of the DiT, which is not trained", "lora, tune.dit: false", "leave one out")
 
     def place(self, processes: Processes) -> None:
         config, device, dtype = self.config, processes.device, processes.dtype
@@ -100,4 +108,16 @@ class JointStage(MetaQueryStage):
             components["transformer"] = transformer_component(self.dit_folder, weights, self.config.lora, dtype)
             if self.config.lora is not None:
                 save_lora(folder.with_name("lora"), weights["transformer"], self.config.lora)
-        assemble(folder, components, self.folder.defaults)
+        assemble(folder, components, self.defaults)
+
+
+def _same_autoencoder(a: ModelFolder, b: ModelFolder) -> bool:
+    """Whether latents of one are latents of the other; their files may differ in precision."""
+    if any(a.config("vae").get(key) != b.config("vae").get(key) for key in ("shift_factor", "scaling_factor")):
+        return False
+    if [a.hashes.sha256(p) for p in a.weights("vae")] == [b.hashes.sha256(p) for p in b.weights("vae")]:
+        return True
+    one, other = (read_component(folder, "vae", torch.float32) for folder in (a, b))
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and torch.allclose(one[key], other[key], rtol=1e-2, atol=1e-3) for key in one
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from unipic.errors import BadInput, UnipicError
+from unipic.files import write_whole
 from unipic.pictures import SETTINGS_KEY, load, save_png
 from unipic.report import Page, Picture
 from unipic.train.lines import append_line, read_lines, truncate_after
@@ -42,7 +44,7 @@ class RunLog:
         self.path = run / "log.jsonl"
         if first:
             truncate_after(self.path, start)
-        self.trackers = [_TRACKERS[name](run, config) for name in config.track] if first else []
+        self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
         self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
         self.loss: float | None = None
         self.seen = 0
@@ -140,12 +142,12 @@ _FRAMES = {None: "#b0b0b0", True: "#2e9e4f", False: "#d0382b"}
 
 
 class _TensorBoard:
-    def __init__(self, run: Path, config: Any) -> None:
+    def __init__(self, run: Path, config: Any, start: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _missing("tensorboard") from None
-        self.writer: Any = SummaryWriter(str(run / "tensorboard"))
+        self.writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -161,13 +163,17 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, run: Path, config: Any) -> None:
+    def __init__(self, run: Path, config: Any, start: int) -> None:
         try:
             import wandb
         except ImportError:
             raise _missing("wandb") from None
         self.wandb = wandb
-        self.run = wandb.init(project="unipic", name=run.name, dir=str(run), config=config.model_dump(), resume="allow")
+        named = run / "wandb_id.txt"  # a run that goes on is the same run there
+        if not named.exists():
+            write_whole(named, secrets.token_hex(8).encode())
+        settings: dict[str, Any] = {"project": "unipic", "name": run.name, "id": named.read_text(), "resume": "allow"}
+        self.run = wandb.init(dir=str(run), config=config.model_dump(), **settings)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)

@@ -12,7 +12,7 @@ import peft
 import torch
 from diffusers import StableDiffusion3Pipeline
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipic.config import Strict
 from unipic.errors import BadInput
@@ -34,15 +34,16 @@ class LoraConfig(Strict):
 
 def add_lora(transformer: KontextTransformer, config: LoraConfig, seed: int) -> None:
     """Put adapters beside a frozen transformer's layers; they begin without effect, A random by the seed, B zero."""
+    layers = dict(transformer.named_modules())
+    for target in config.targets:
+        fitting = [layer for name, layer in layers.items() if name == target or name.endswith(f".{target}")]
+        if not fitting or not all(isinstance(layer, nn.Linear) for layer in fitting):
+            what = "no layer ends so" if not fitting else "not only linear layers end so"
+            raise BadInput(what, f"lora.targets: {target}", "name linear layers, such as attn.to_q")
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            transformer.add_adapter(settings)
-        except ValueError as error:
-            raise BadInput(
-                "the adapter fits no layer", f"lora.targets: {error}", "name layers such as attn.to_q"
-            ) from None
+        transformer.add_adapter(settings)
 
 
 def save_lora(folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:

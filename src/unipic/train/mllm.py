@@ -8,11 +8,12 @@ trained: a share of samples is read as MetaQuery reads (pictures at 28/32, one-d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,6 +33,7 @@ from unipic.train.randomness import Draws
 from unipic.world.questions import score
 
 NO_LOSS = -100
+RIGHT = 0.5  # of a score, above which an answer is shown as right: mean overlap of boxes, F1 of captions
 
 
 class QuestionConfig(Strict):
@@ -133,15 +135,16 @@ class MllmStage:
 
     @torch.no_grad()
     def show(self) -> list[Shown]:
-        """Questions about pictures, with the model's answers."""
+        """Questions, and what will be drawn, with the model's answers."""
         self.mllm.model.eval()
         found = []
         for number in range(self.config.show_count):
             a = self.source.load(number)
-            if a.picture is None or a.qa.kind == FORESEE:
-                continue
-            answer = "".join(self.mllm.describe([a.picture], a.qa.question, 48)).strip()
-            found.append(Shown(f"{a.qa.question} {answer}", (a.picture,), score(a.qa, answer) > 0.5))
+            seen = [] if a.picture is None else [a.picture]
+            answer = "".join(self.mllm.describe(seen, a.qa.question, 48)).strip()
+            qa = replace(a.qa, kind="caption") if a.qa.kind == FORESEE else a.qa
+            shown = a.picture or Image.new("RGB", (64, 64), "white")
+            found.append(Shown(f"{a.qa.question} {answer}", (shown,), score(qa, answer) > RIGHT))
         self.mllm.model.train()
         return found
 

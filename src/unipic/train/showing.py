@@ -32,7 +32,7 @@ Prepare = Callable[[Sequence[Example]], tuple[Condition, Condition, Sequence[Ten
 
 
 class ShowConfig(Strict):
-    """count: samples of each task, the first that training sees. batch: of them in a forward."""
+    """count: of each task, the first samples of the source at the last resolution. batch: of them in a forward."""
 
     count: Annotated[int, Field(ge=0)] = 8
     batch: Annotated[int, Field(ge=1)] = 16

@@ -128,15 +128,15 @@ class TextStage:
 
     @torch.no_grad()
     def show(self) -> list[Shown]:
-        """For each text the picture that T5 finds for it, and whether it is its own."""
+        """For each text the picture that T5 finds for it, and whether all three encoders find its own."""
         found: list[Shown] = []
         for step in range(len(self.config.data.tasks)):
             examples = self.batches.examples(step, range(min(self.config.show_batch, self.config.batch)))
             micro = pictures_of(examples)
-            chosen = self.similarities(micro)[-1].argmax(1).tolist()
+            chosen = torch.stack([one.argmax(1) for one in self.similarities(micro)], dim=1).tolist()
             found += [
-                Shown(e.text, (*e.references, examples[j].picture), i == j or e.text == examples[j].text)
-                for i, (e, j) in enumerate(zip(examples, chosen, strict=True))
+                Shown(e.text, (*e.references, examples[js[-1]].picture), all(examples[j].text == e.text for j in js))
+                for e, js in zip(examples, chosen, strict=True)
             ]
         return found
 

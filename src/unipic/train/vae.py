@@ -49,8 +49,8 @@ class VaeStage:
 
     def __init__(self, config: VaeConfig) -> None:
         self.config = config
-        self.folder = find_model(config.model)
         self.batches = Batches(config.data, config.seed, config.batch, config.micro_batch)
+        self.folder = find_model(config.model)
 
     def place(self, processes: Processes) -> None:
         self.device = processes.device
