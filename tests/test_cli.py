@@ -140,7 +140,13 @@ def test_signals_end_a_run_with_their_codes(sent: signal.Signals, code: int) -> 
     """In the middle of sampling; what was written by then is whole."""
     options = ["--steps", "1000", "--preview-every", "1", "--output", "a.png"]
     command = [sys.executable, "-m", "unipic.cli", "generate", "a ring", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored behind nohup
+    )
     while not Path("a.preview.png").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(sent)
