@@ -1,6 +1,7 @@
 # make demo    set up .venv if needed, then generate, edit and describe with the embedded model
 # make test    lint, types and tests      make proof   the long forms of the promises
 # make overfit each tiny stage learns 64 samples by heart; part of proof, resumable
+# make tiny    train the tiny models from nothing, DEVICE=cuda on a GPU; resumable, hours on a CPU
 # make lock    write constraints/lock.txt from the current environment
 #
 # PYTHON=python3.12 picks the interpreter, TORCH="torch==2.13.0" the build of torch, JOBS=4 the test processes.
@@ -14,7 +15,7 @@ READY  := .venv/.ready
 # One thread a process: two test processes with two threads each on two cores crawl.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup demo test lint types unit proof overfit tiny-random lock clean
+.PHONY: setup demo test lint types unit proof overfit tiny tiny-random lock clean
 
 setup: $(READY)
 
@@ -49,6 +50,10 @@ proof: $(READY)
 
 overfit: $(READY)
 	$(TEST_ENV) $(RUN)/python scripts/overfit.py runs/overfit
+
+tiny: $(READY)
+	$(TEST_ENV) $(RUN)/python scripts/tiny.py --set device=$(or $(DEVICE),auto)
+	$(RUN)/python scripts/tiny.py ship
 
 tiny-random: $(READY)
 	$(RUN)/python -m unipic.models.tiny src/unipic/assets
