@@ -58,7 +58,8 @@ class Sizes:
     """Of a tiny model. dit: layers and heads of 32. vae: channels from the full resolution to the latent's.
 
     text: width of T5, half of which CLIP has. clip_tokens, t5_tokens: that they read. llm: width and layers. vision:
-    width and depth of its tower. connector: layers, as wide as T5. queries: of MetaQuery.
+    width and depth of its tower. sight: side in pixels that smaller pictures are enlarged to, to be described.
+    connector: layers, as wide as T5. queries: of MetaQuery.
     """
 
     dit: tuple[int, int] = (3, 2)
@@ -71,6 +72,7 @@ class Sizes:
     t5_tokens: int = 48
     llm: tuple[int, int] = (64, 2)
     vision: tuple[int, int] = (32, 2)
+    sight: int = 56
     connector: int = 2
     queries: int = 16
     to_train: bool = False  # weights to begin training from, and tokenizers that know all of the world's words
@@ -91,6 +93,7 @@ TO_TRAIN = Sizes(
     text=128,
     llm=(128, 4),
     vision=(64, 4),
+    sight=112,
     to_train=True,
 )
 POOLED = 64
@@ -194,7 +197,11 @@ def make_mllm(folder: Path, dtype: torch.dtype = torch.float16, sizes: Sizes = R
         tie_word_embeddings=False,
     )
     _write(folder, "mllm", Qwen2_5_VLForConditionalGeneration(config), dtype, sizes.to_train, at="")
-    processor = {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 56 * 56, "max_pixels": 28 * 28 * 64}
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "min_pixels": sizes.sight**2,
+        "max_pixels": 28 * 28 * 64,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
     stops = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
     (folder / "generation_config.json").write_text(json.dumps(stops, indent=2) + "\n")
