@@ -38,7 +38,7 @@ def curve(recipe: str, sets: list[str], kind: str, steps: int) -> list[tuple[flo
         start = time.process_time()
         losses.append(update(stage, weights, micros, step, processes)["loss"])
         seconds += time.process_time() - start
-        if (step + 1) % (steps // PARTS) == 0:
+        if (step + 1) % max(1, steps // PARTS) == 0:
             found.append((seconds, sum(losses) / len(losses)))
             losses = []
     return found

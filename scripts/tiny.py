@@ -49,8 +49,9 @@ def ship(assets: Path) -> None:
             if LAYOUTS[component].weights:
                 components[component] = Changed.over(model, component, {}, torch.float16)
         new = assets / f"{name}.new"
+        shutil.rmtree(new, ignore_errors=True)
         assemble(new, components, model.defaults)
-        shutil.rmtree(assets / name)
+        shutil.rmtree(assets / name, ignore_errors=True)
         new.rename(assets / name)
         print(
             f"{assets / name}: {sum(p.stat().st_size for p in (assets / name).rglob('*') if p.is_file()) / 1e6:.1f} MB"

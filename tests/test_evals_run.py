@@ -286,3 +286,11 @@ def test_a_full_disk_is_said_in_three_lines(
         monkeypatch.undo()
     assert len(str(caught.value).splitlines()) == 3
     assert ledger.records == {}
+
+
+def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text('{"id": "mine"')
+    with pytest.raises(BadInput, match="the folder holds something else"):
+        evaluate_world(UniPic.from_pretrained("tiny-kontext"), tmp_path, n=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["results.jsonl"]
+    assert (tmp_path / "results.jsonl").read_text() == '{"id": "mine"'

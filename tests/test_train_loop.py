@@ -108,7 +108,7 @@ def test_more_steps_make_a_new_model_of_a_finished_run(tmp_path: Path) -> None:
 
 def test_a_model_of_others_is_not_in_the_way_at_the_end_but_refused_at_the_beginning(tmp_path: Path) -> None:
     (tmp_path / "run" / "model").mkdir(parents=True)
-    with pytest.raises(BadInput, match="a model stands where"):
+    with pytest.raises(BadInput, match="a model or checkpoints stand where"):
         train(Toy(), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -541,6 +541,23 @@ def test_a_run_has_no_fewer_steps_than_it_has_done(tmp_path: Path) -> None:
         train(Toy(steps=3, checkpoint_every=1), tmp_path / "run")
     train(Toy(steps=6, checkpoint_every=1), tmp_path / "run")
     assert toy_run(tmp_path / "run", 6)
+
+
+def test_checkpoints_without_their_recipe_are_no_run(tmp_path: Path) -> None:
+    train(Toy(steps=2), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(BadInput, match="a model or checkpoints stand where"):
+        train(Toy(steps=2, seed=1), tmp_path / "run")
+
+
+def test_grids_of_steps_that_are_done_again_go(tmp_path: Path) -> None:
+    samples = tmp_path / "run" / "samples"
+    samples.mkdir(parents=True)
+    for step in (2, 9):
+        (samples / f"step_{step:08d}.png").touch()
+    train(Toy(steps=3, sample_every=1), tmp_path / "run")
+    assert sorted(p.name for p in samples.iterdir()) == [f"step_{step:08d}.png" for step in (1, 2, 3)]
 
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.reference import training as twin
 from tests.reference.sd3 import ReferenceSD3
 from unipic import BadInput, UniPic
 from unipic.config import resolve
+from unipic.models import tiny
 from unipic.models.find import find_model
 from unipic.models.folder import ModelFolder
 from unipic.models.kontext import KontextTransformer, blank_transformer, initialise
@@ -455,7 +457,13 @@ def test_pictures_larger_than_the_transformer_knows_are_refused(tmp_path: Path) 
     Image.effect_noise((2048, 2048), 60).convert("RGB").save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"image": "a.png", "text": "noise"}\n')
     data = {"tasks": ["generate"], "sources": [{"kind": "folder", "path": str(tmp_path)}]}
-    made = stage(KONTEXT, place=False, data=data | {"phases": [{"resolution": 1024}]})
+    phases = [{"resolution": 64}, {"step": 5, "resolution": 1024}]
     with pytest.raises(BadInput, match="pictures of 1024x1024 have more positions than") as caught:
-        made.batch(0, range(BATCH))
-    assert "sides of 256 at most" in str(caught.value)
+        stage(KONTEXT, place=False, data=data | {"phases": phases})
+    assert "resolution 1024\nlower the resolution: sides of 256 at most" in str(caught.value)
+
+
+def test_a_dit_that_the_connector_does_not_fit_is_refused(tmp_path: Path) -> None:
+    tiny.make_kontext(tmp_path / "wide", sizes=replace(tiny.RANDOM, text=128))
+    with pytest.raises(BadInput, match="joint_attention_dim is 64, and this one's is 128"):
+        stage(JOINT, place=False, transformer=str(tmp_path / "wide"))

@@ -40,7 +40,7 @@ def world(
 
     warnings.simplefilter("ignore", PromptCut)  # a line for each of hundreds of texts
     system = UniPic.from_pretrained(model, mllm=mllm, lora=lora, device=device, dtype=dtype)
-    folder = run_dir or Path("runs/eval-world") / (Path(model).name + "-control" * control)
+    folder = run_dir or Path("runs/eval-world") / (_name(model) + "-lora" * bool(lora) + "-control" * control)
     with tqdm(disable=None, unit="item", leave=False) as bar:
         scores, table = evaluate_world(
             system,
@@ -54,3 +54,9 @@ def world(
             on_done=bar.update,
         )
     typer.echo(json.dumps(scores) if as_json else f"{table}\n{folder / 'report.html'}")
+
+
+def _name(model: str) -> str:
+    """Of a model among others: a trained one lies in its run's folder, as `model`."""
+    path = Path(model)
+    return f"{path.parent.name}-{path.name}" if path.name == "model" else path.name

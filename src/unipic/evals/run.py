@@ -61,6 +61,7 @@ def evaluate_world(
     config = _config(system, seed, n, control, {k: v for k, v in sampling.items() if v is not None})
     requests = requests_of(system, items, {"generate": config.generate, "edit": config.edit}, control)
     on_start(len(items))
+    _check_ours(run)
     with Ledger(run / RESULTS) as ledger:
         _take_up(run, config, ledger)
         generate(system, items, requests, ledger, control=control, on_done=on_done)
@@ -101,11 +102,20 @@ def _config(system: UniPic, seed: int, n: int, control: bool, sampling: dict[str
     )
 
 
+def _check_ours(run: Path) -> None:
+    """Before anything in the folder is touched. Raises BadInput for one that holds what no evaluation left."""
+    if run.exists() and not run.is_dir():
+        raise BadInput("a run's folder is wanted", str(run), "give another --run-dir")
+    if not run.exists() or (run / CONFIG).exists():
+        return
+    empty = (RESULTS,) if (run / RESULTS).exists() and not (run / RESULTS).stat().st_size else ()
+    if any(path.name not in empty and path.name[0] != "." for path in run.iterdir()):
+        raise BadInput("the folder holds something else", str(run), "give another --run-dir")
+
+
 def _take_up(run: Path, config: EvalConfig, ledger: Ledger) -> None:
     """A run that was started as it goes on, or a new one in an empty folder. Raises BadInput."""
     if (run / CONFIG).exists():
         check_same(run / CONFIG, config, harmless=("model",))
         return
-    if ledger.records or any(path.name != RESULTS and path.name[0] != "." for path in run.iterdir()):
-        raise BadInput("the folder holds something else", str(run), "give another --run-dir")
     save(config, run / CONFIG)

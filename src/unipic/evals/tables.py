@@ -25,7 +25,7 @@ MEANINGS = (
     "accuracy is the mean over kinds. In brackets: 95 % intervals, Wilson's of the mean as a share of the most "
     "possible, which for scores between is rather too wide.\n\n"
     "Ordinary: holds no combination that training leaves out. Novel: holds one, a shape in a new colour, a new "
-    "arrangement, or a new count."
+    "arrangement, or a new count. Both are of the tags, types and kinds that have both."
 )
 
 
@@ -50,8 +50,10 @@ def tally(judged: Judged) -> Scores:
 
 
 def of_novelty(judged: Judged, kind: str) -> Judged:
-    """kind: "ordinary" or "novel"."""
-    return [(item, verdict) for item, verdict in judged if item.novelty in NOVEL[kind]]
+    """kind: "ordinary" or "novel". Of groups that have both, so that the two are means over the same groups."""
+    seen = {(item.part, item.group, item.novelty in NOVEL["novel"]) for item, _ in judged}
+    both = {(part, group) for part, group, novel in seen if (part, group, not novel) in seen}
+    return [(i, verdict) for i, verdict in judged if i.novelty in NOVEL[kind] and (i.part, i.group) in both]
 
 
 def as_json(judged: Judged) -> dict[str, Any]:

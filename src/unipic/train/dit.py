@@ -34,6 +34,8 @@ from unipic.train.randomness import Draws
 from unipic.train.showing import ShowConfig, draw_examples, fixed_examples, shown
 from unipic.types import Condition
 
+LOOKED_AT = 64  # batches of each phase and task, before training begins
+
 
 class DitConfig(RunConfig):
     """drop_text: share of samples whose text becomes empty. save_dtype: of the trained weights on disk."""
@@ -57,6 +59,22 @@ class DitStage(ABC):
         self.folder = find_model(config.model)
         if self.folder.kind != kind:
             raise wrong_kind(config.model, wanted)
+        self.dit_folder = self.folder
+        self.check_sizes()
+
+    def check_sizes(self) -> None:
+        """Raise BadInput if a phase's first batches have more positions than the transformer knows."""
+        for phase in self.config.data.phases:
+            for task in dict.fromkeys(self.config.data.tasks):
+                for turn in range(LOOKED_AT):
+                    size = self.batches.source.draw(task, turn, self.config.batch, phase.resolution).size
+                    self.check_size(*size, f"data.phases, resolution {phase.resolution}")
+
+    def check_size(self, width: int, height: int, where: str) -> None:
+        largest = ModelSpec(self.dit_folder).largest_side
+        if max(width, height) > largest:
+            what = f"pictures of {width}x{height} have more positions than the transformer knows"
+            raise BadInput(what, where, f"lower the resolution: sides of {largest} at most")
 
     def place_vae(self, processes: Processes) -> None:
         self.vae = VAE(load_vae(self.folder, processes.dtype).to(processes.device))
@@ -71,11 +89,8 @@ class DitStage(ABC):
 
     def batch(self, step: int, share: range) -> list[Pictures]:
         micros = self.batches.micros(step, share)
-        largest = ModelSpec(self.folder).largest_side
-        for width, height in {micro.size for micro in micros}:
-            if max(width, height) > largest:
-                what = f"pictures of {width}x{height} have more positions than the transformer knows"
-                raise BadInput(what, f"data.phases, step {step}", f"lower the resolution: sides of {largest} at most")
+        for size in {micro.size for micro in micros}:
+            self.check_size(*size, f"data.phases, step {step}")
         return micros
 
     @abstractmethod

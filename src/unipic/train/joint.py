@@ -61,9 +61,8 @@ class JointStage(MetaQueryStage):
         super().__init__(config, "metaquery", "a MetaQuery model, such as align makes")
         self.mllm_folder = find_mllm(self.folder, config.mllm)
         self.dit_folder = self.folder if config.transformer is None else find_model(config.transformer)
-        if not _same_autoencoder(self.dit_folder, self.folder):
-            what = "the two models have different autoencoders: what this DiT draws would not be decoded"
-            raise BadInput(what, f"transformer: {config.transformer}", "give one that was trained on the same latents")
+        _check_fits(self.dit_folder, self.folder)
+        self.check_sizes()
         if config.lora is not None and not config.tune.dit:
             raise BadInput("a LoRA is of the DiT, which is not trained", "lora, tune.dit: false", "leave one out")
 
@@ -109,6 +108,18 @@ class JointStage(MetaQueryStage):
             if self.config.lora is not None:
                 save_lora(folder.with_name("lora"), weights["transformer"], self.config.lora)
         assemble(folder, components, self.defaults)
+
+
+def _check_fits(dit: ModelFolder, model: ModelFolder) -> None:
+    """Raise BadInput if a folder's DiT does not understand a model's connector, or draws other latents."""
+    for key in ("joint_attention_dim", "pooled_projection_dim"):
+        own, other = (folder.config("transformer").get(key) for folder in (model, dit))
+        if own != other:
+            what = f"the connector speaks to a DiT whose {key} is {own}, and this one's is {other}"
+            raise BadInput(what, f"transformer: {dit.name}", "give the DiT that align spoke to, trained on")
+    if not _same_autoencoder(dit, model):
+        what = "the two models have different autoencoders: what this DiT draws would not be decoded"
+        raise BadInput(what, f"transformer: {dit.name}", "give one that was trained on the same latents")
 
 
 def _same_autoencoder(a: ModelFolder, b: ModelFolder) -> bool:

@@ -44,6 +44,11 @@ class RunLog:
         self.path = run / "log.jsonl"
         if first:
             truncate_after(self.path, start)
+            for path in (run / "samples").glob("step_*.png"):
+                if int(path.stem.removeprefix("step_")) > start:  # of steps that are done again, or of another recipe
+                    path.unlink()
+            if not start:
+                (run / "wandb_id.txt").unlink(missing_ok=True)
         self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
         self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
         self.loss: float | None = None
@@ -52,7 +57,7 @@ class RunLog:
 
     @property
     def usual(self) -> float:
-        """The loss of the last steps, once there are enough of them; known to the first process."""
+        """The loss of the last steps, once there are enough of them."""
         return math.inf if self.loss is None or self.seen < SETTLED else self.loss
 
     def __enter__(self) -> RunLog:
@@ -67,19 +72,20 @@ class RunLog:
 
     def add(self, record: dict[str, Any]) -> None:
         """What one step says: every so many steps to the file, and always what was skipped or a spike."""
-        if not self.first:
-            return
         loss, step = record["loss"], record["step"]
         if math.isfinite(loss):
             self.loss = loss if self.loss is None else SMOOTH * self.loss + (1 - SMOOTH) * loss
             self.seen += 1
+        if not self.first:
+            return
         if step % self.config.log_every == 0 or step == self.config.steps or "samples" in record:
             now = time.perf_counter()
             speed = (step - self.step) * self.config.batch / (now - self.since)
             self.step, self.since = step, now
-            append_line(self.path, {**record, "samples_per_s": round(speed, 2)})
+            line = {**record, "samples_per_s": round(speed, 2)}
+            append_line(self.path, line)
             for tracker in self.trackers:
-                tracker.add(step, {k: v for k, v in record.items() if isinstance(v, float)})
+                tracker.add(step, {k: v for k, v in line.items() if isinstance(v, float)})
             self.bar.set_postfix(loss=f"{self.loss or loss:.4f}", samples=f"{speed:.1f}/s", refresh=False)
         self.bar.update()
 
@@ -96,6 +102,8 @@ class RunLog:
             append_line(self.path, {"step": step, "right": sum(known) / len(known)})
         for tracker in self.trackers:
             tracker.picture(step, grid)
+            if known:
+                tracker.add(step, {"right": sum(known) / len(known)})
         self.report()
 
     def report(self) -> None:

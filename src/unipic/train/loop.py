@@ -60,7 +60,7 @@ class RunConfig(Strict):
 
     keep: checkpoints that stay. sample_every, checkpoint_every: in updates; 0 is never before the end.
     workers: processes that prepare batches; 0 prepares them in the training process. device, dtype: auto is a GPU in
-    bf16 with float32 weights, or the CPU in float32.
+    bf16 with float32 weights, or the CPU in float32. gradient_checkpointing: nothing to the small vae and text.
     """
 
     stage: str
@@ -213,7 +213,8 @@ def update(
     record: dict[str, Any] = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": rate}
     if changed and loss <= SPIKE * usual:
         return record
-    whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
+    with processes.together():
+        whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
     named = list(zip([id for micro in whole for id in micro.ids], each, strict=True))
     if changed:
         worst = sorted(named, key=lambda sample: -sample[1])[:NAMED]
@@ -247,8 +248,8 @@ def _settle(config: RunConfig, run: Path) -> bool:
     saved, model = run / "config.yaml", run / "model"
     if saved.exists() and (model.exists() or any((run / "checkpoints").glob("step_*"))):
         recipes.check_same(saved, config, HARMLESS)
-    elif model.exists():
-        raise BadInput("a model stands where the run's own would be written", str(model), "give another --run-dir")
+    elif not saved.exists() and (model.exists() or any((run / "checkpoints").glob("step_*"))):
+        raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
     if model.exists():
         if recipes.read_recipe(str(saved))[0]["steps"] >= config.steps:
             return True

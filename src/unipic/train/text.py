@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -38,7 +39,7 @@ class TextConfig(RunConfig):
     stage: Literal["text"]
     model: str = "tiny-kontext"
     data: DataConfig = DataConfig()
-    show_batch: int = 64
+    show_batch: Annotated[int, Field(ge=1)] = 64
 
 
 class PictureEncoder(nn.Module):
