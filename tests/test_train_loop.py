@@ -556,8 +556,10 @@ def test_grids_of_steps_that_are_done_again_go(tmp_path: Path) -> None:
     samples.mkdir(parents=True)
     for step in (2, 9):
         (samples / f"step_{step:08d}.png").touch()
+    (samples / "step_mine.png").touch()
     train(Toy(steps=3, sample_every=1), tmp_path / "run")
-    assert sorted(p.name for p in samples.iterdir()) == [f"step_{step:08d}.png" for step in (1, 2, 3)]
+    left = [f"step_{step:08d}.png" for step in (1, 2, 3)]
+    assert sorted(p.name for p in samples.iterdir()) == [*left, "step_mine.png"]
 
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from unipic.train.lines import append_line, read_lines, truncate_after
 SMOOTH = 0.98  # of the bar's loss, that a step keeps
 SETTLED = 50  # losses, before there is a usual one
 SMOOTHED = ("loss", "grad_norm")  # curves that are drawn smoothed over themselves
+GRIDS = f"step_{'[0-9]' * 8}.png"
 GAP = 4  # pixels between the pictures of a grid
 
 
@@ -37,14 +38,14 @@ class Shown:
 
 
 class RunLog:
-    """Written by the first process alone; in the others it does nothing. start: steps that were done before."""
+    """Written by the first process alone; the others know the usual loss. start: steps that were done before."""
 
     def __init__(self, run: Path, config: Any, start: int, first: bool) -> None:
         self.run, self.config, self.first = run, config, first
         self.path = run / "log.jsonl"
         if first:
             truncate_after(self.path, start)
-            for path in (run / "samples").glob("step_*.png"):
+            for path in (run / "samples").glob(GRIDS):
                 if int(path.stem.removeprefix("step_")) > start:  # of steps that are done again, or of another recipe
                     path.unlink()
             if not start:
@@ -120,7 +121,7 @@ class RunLog:
         for kind, title in titles.items():
             if rows := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get(kind)]:
                 page.table(title, ("step", "samples"), rows)
-        if grids := sorted((self.run / "samples").glob("step_*.png")):
+        if grids := sorted((self.run / "samples").glob(GRIDS)):
             ends = dict.fromkeys((grids[0], grids[-1]))
             page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])
         page.settings(self.config.model_dump(mode="json"))

@@ -246,9 +246,10 @@ def _settle(config: RunConfig, run: Path) -> bool:
     more steps, is set aside.
     """
     saved, model = run / "config.yaml", run / "model"
-    if saved.exists() and (model.exists() or any((run / "checkpoints").glob("step_*"))):
+    begun = model.exists() or any((run / "checkpoints").glob("step_*"))
+    if begun and saved.exists():
         recipes.check_same(saved, config, HARMLESS)
-    elif not saved.exists() and (model.exists() or any((run / "checkpoints").glob("step_*"))):
+    elif begun:
         raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
     if model.exists():
         if recipes.read_recipe(str(saved))[0]["steps"] >= config.steps:
