@@ -45,11 +45,11 @@ class TextEncoders:
         return [*self.clips, self.t5]
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Condition:
-        """One condition a prompt; text is taken literally."""
-        return self.read(prompts)
+    def encode(self, prompts: Sequence[str], max_sequence_length: int = T5_LENGTH) -> Condition:
+        """One condition a prompt; text is taken literally. max_sequence_length: of T5's tokens, as in diffusers."""
+        return self.read(prompts, max_sequence_length)
 
-    def read(self, prompts: Sequence[str]) -> Condition:
+    def read(self, prompts: Sequence[str], max_sequence_length: int = T5_LENGTH) -> Condition:
         """The same, with gradients for whoever trains the encoders."""
         tokens, pooled = [], []
         clip_length = min(self.clip_tokenizers[0].model_max_length, self.clips[0].config.max_position_embeddings)
@@ -58,7 +58,7 @@ class TextEncoders:
             output = clip(ids, output_hidden_states=True)
             tokens.append(output.hidden_states[-2])
             pooled.append(output.text_embeds)
-        t5_length = min(T5_LENGTH, self.t5_tokenizer.model_max_length)
+        t5_length = min(max_sequence_length, self.t5_tokenizer.model_max_length)
         for prompt in prompts:  # what CLIP loses, T5 still reads; what T5 loses, nobody does
             if len(self.t5_tokenizer(prompt, truncation=False, verbose=False).input_ids) > t5_length:
                 warnings.warn(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
 from unipic.models.assembly import assemble, components_of
 from unipic.models.placement import DTYPES
-from unipic.models.text import load_text_encoders
+from unipic.models.text import T5_LENGTH, load_text_encoders
 from unipic.train.batches import Pictures, cache_of
 from unipic.train.cache import Made
 from unipic.train.dit import DitConfig, DitStage, trained_transformer, transformer_component
@@ -26,11 +27,16 @@ from unipic.types import Condition
 
 
 class KontextConfig(DitConfig):
-    """model: the folder or name to start from. lora: of the DiT, in place of all its weights."""
+    """model: the folder or name to start from. lora: of the DiT, in place of all its weights.
+
+    max_sequence_length: T5's tokens for a text, as in diffusers. Sampling pads to 256, or as the tokenizer says; where
+    texts are short, most of training needs fewer.
+    """
 
     stage: Literal["kontext"]
     model: str = "tiny-kontext"
     lora: LoraConfig | None = None
+    max_sequence_length: Annotated[int, Field(ge=1, le=T5_LENGTH)] = T5_LENGTH
 
 
 class KontextStage(DitStage):
@@ -52,7 +58,7 @@ class KontextStage(DitStage):
         self.text = load_text_encoders(self.folder, processes.dtype)
         for encoder in self.text.modules():
             encoder.to(self.device)
-        self.conditions = cache_of(config.data, f"text {self.scope} {processes.dtype}")
+        self.conditions = cache_of(config.data, f"text {self.scope} {processes.dtype} {config.max_sequence_length}")
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
@@ -61,8 +67,10 @@ class KontextStage(DitStage):
     def encode(self, texts: Sequence[str], micro: Pictures) -> Condition:
         """Of samples that come again, each text is encoded once."""
 
+        length = self.config.max_sequence_length
+
         def make(missing: list[int]) -> list[Made]:
-            made = self.text.encode([texts[i] for i in missing])
+            made = self.text.encode([texts[i] for i in missing], length)
             return list(zip(made.tokens, made.pooled, strict=True))
 
         keys = [text if lasts else None for text, lasts in zip(texts, micro.lasting, strict=True)]

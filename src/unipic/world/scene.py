@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -136,6 +137,7 @@ TO_VIEW = _LUMA + CHROMA_SHARE * (np.eye(3) - _LUMA)
 """3×3: a difference of RGB colours, as a row → what is seen of it: luma, and some of the chroma."""
 
 
+@cache
 def visible(color: str, background: str) -> bool:
     """Whether an object of this colour stands out from its ground."""
     difference = np.subtract(COLORS[color], BACKGROUNDS[background]) @ TO_VIEW
