@@ -6,12 +6,15 @@ edit, it says what the picture will show.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL.Image import Image
 
-from unipic.data.world import MOST_LIMITED
+from unipic.data.source import shares
+from unipic.data.world import MOST_LIMITED, chosen
+from unipic.errors import BadInput
 from unipic.types import GENERATE_PREFIX, check_number, check_whole
 from unipic.world import edits, language
 from unipic.world import scene as scenes
@@ -20,6 +23,7 @@ from unipic.world.questions import KINDS, QA, questions
 from unipic.world.render import render
 
 FORESEE = "foresee"
+ALWAYS = {"recognition", "background", "caption"}  # kinds that every scene has something for
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,26 @@ class Asked:
 
 
 class QuestionSource:
-    """Sample i is a function of (seed, split, i). foresee: share of samples; all kinds of questions are alike frequent.
+    """Sample i is a function of (seed, split, i).
 
-    limit: draw from this many samples alone.
+    foresee: share of samples. kinds: weights of `questions.KINDS` among the others; equal if None. A kind that a scene
+    has nothing for leaves its share to the rest. limit: draw from this many samples alone.
     """
 
-    def __init__(self, seed: int = 0, split: str = "train", *, foresee: float = 0.3, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        split: str = "train",
+        *,
+        foresee: float = 0.3,
+        kinds: Mapping[str, float] | None = None,
+        limit: int | None = None,
+    ) -> None:
         check_number("share of foreseeing", foresee, 0, 1)
+        self.kinds = shares("kind of question", dict.fromkeys(KINDS, 1.0) if kinds is None else kinds, KINDS)
+        if not self.kinds.keys() & ALWAYS:
+            what = "there would be nothing to ask about some scenes"
+            raise BadInput(what, f"kinds of questions {tuple(self.kinds)}", f"add one of {', '.join(sorted(ALWAYS))}")
         if limit is not None:
             check_whole("limit of samples", limit, 1, MOST_LIMITED)
         self.seed, self.split, self.foresee, self.limit = seed, split, foresee, limit
@@ -51,9 +68,10 @@ class QuestionSource:
         if rng.random() < self.foresee:
             return self._foreseen(id, seed, rng)
         scene = scenes.sample(seed, self.split)
-        asked = questions(scene, rng)
-        kind = pick(rng, sorted({qa.kind for qa in asked}))
-        return Asked(id, pick(rng, [qa for qa in asked if qa.kind == kind]), render(scene))
+        kinds = dict(self.kinds)
+        while not (asked := questions(scene, rng, (kind := chosen(rng, kinds),))):
+            del kinds[kind]
+        return Asked(id, pick(rng, asked), render(scene))
 
     def _foreseen(self, id: str, seed: int, rng: np.random.Generator) -> Asked:
         if rng.random() < 0.5:

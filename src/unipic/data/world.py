@@ -88,11 +88,11 @@ class WorldSource:
             raise BadInput("the world has no picture so small", where, "raise the resolution")
         rng = np.random.default_rng([self.seed, TASKS.index(task), turn])
         if self.limit is None:
-            size = _chosen(rng, sizes)
+            size = chosen(rng, sizes)
             return Draw(task, size, tuple(self._scene_seed(task, turn, place) for place in range(count)))
         # Sample i of the limited ones is always of the same size; a batch repeats some where there are too few.
         several = list(sizes)[: self.limit]
-        size = _chosen(rng, {size: sizes[size] for size in several})
+        size = chosen(rng, {size: sizes[size] for size in several})
         members = rng.permutation(range(several.index(size), self.limit, len(several)))
         return Draw(task, size, tuple(self._scene_seed(task, int(i), 0) for i in np.resize(members, count)))
 
@@ -106,7 +106,7 @@ class WorldSource:
             references = (render(edit.source),)
             return Example(id, draw.task, edit.instruction, render(edit.target), references, edit, lasting)
         scene = self._scene(seed, size, rng)
-        kind = _chosen(rng, self.texts)
+        kind = chosen(rng, self.texts)
         if kind == "caption":
             return Example(id, draw.task, language.caption(scene), render(scene), spec=scene, lasting=lasting)
         said = language.prompts(scene, rng) if kind == "prompt" else language.dense(scene, rng)
@@ -125,10 +125,10 @@ class WorldSource:
         if rng.random() < self.copy_share:
             scene = self._scene(seed, size, rng)
             return Edit(COPY, pick(rng, COPIES), scene, scene)
-        return edits.sample(seed, self.split, _chosen(rng, self.types), size=size, most=self.max_objects)
+        return edits.sample(seed, self.split, chosen(rng, self.types), size=size, most=self.max_objects)
 
 
-def _chosen(rng: np.random.Generator, weights: Mapping[T, float]) -> T:
+def chosen(rng: np.random.Generator, weights: Mapping[T, float]) -> T:
     """A key, as likely as its weight says."""
     keys = list(weights)
     shares = np.array([weights[key] for key in keys])

@@ -92,7 +92,7 @@ TO_TRAIN = Sizes(
     vae_attention=False,
     text=128,
     llm=(128, 4),
-    vision=(64, 4),
+    vision=(128, 4),
     sight=112,
     to_train=True,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 from typing import Any
@@ -88,16 +88,10 @@ class QA:
     accepted: tuple[str, ...] = ()
 
 
-def questions(scene: Scene, rng: np.random.Generator) -> list[QA]:
-    """One or two of every kind that the scene has something for."""
-    asked = [*_recognition(scene, rng), *_counting(scene, rng), *_attributes(scene, rng), *_relations(scene, rng)]
-    asked += [*_grounding(scene, rng), *_reading(scene, rng)]
-    grounds = (scene.background, *ALSO[scene.background])
-    accepted = (*grounds[1:], *(f"{ground} background" for ground in grounds))
-    asked.append(_qa(rng, "background", "background", scene.background, accepted))
-    asked.append(_qa(rng, "background", "tone", scene.tone, (f"{scene.tone} tone",)))
-    asked.append(_qa(rng, "caption", "caption", caption(scene)))
-    return asked
+def questions(scene: Scene, rng: np.random.Generator, kinds: Collection[str] = KINDS) -> list[QA]:
+    """One or two of each of these kinds that the scene has something for."""
+    makers = dict.fromkeys(_MAKERS[kind] for kind in KINDS if kind in kinds)
+    return [qa for maker in makers for qa in maker(scene, rng) if qa.kind in kinds]
 
 
 def _qa(
@@ -108,6 +102,17 @@ def _qa(
 
 def _yes(answer: bool) -> str:
     return "yes" if answer else "no"
+
+
+def _background(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
+    grounds = (scene.background, *ALSO[scene.background])
+    accepted = (*grounds[1:], *(f"{ground} background" for ground in grounds))
+    yield _qa(rng, "background", "background", scene.background, accepted)
+    yield _qa(rng, "background", "tone", scene.tone, (f"{scene.tone} tone",))
+
+
+def _caption(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
+    yield _qa(rng, "caption", "caption", caption(scene))
 
 
 def _recognition(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
@@ -190,6 +195,19 @@ def _reading(scene: Scene, rng: np.random.Generator) -> Iterator[QA]:
             yield _qa(rng, "reading", "letter", o.shape, (o.name,))
         elif colors[o.color] == 1:
             yield _qa(rng, "reading", "letter_color", o.shape, (o.name,), color=o.color)
+
+
+_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Iterator[QA]]] = {
+    "recognition": _recognition,
+    "counting": _counting,
+    "color": _attributes,
+    "texture": _attributes,
+    "relation": _relations,
+    "grounding": _grounding,
+    "reading": _reading,
+    "background": _background,
+    "caption": _caption,
+}
 
 
 def _boxes(objects: Iterable[Object]) -> str:
