@@ -1,6 +1,8 @@
-"""`make demo`: generate a picture, edit it, describe it, with the embedded model; and one sheet that shows all three.
+"""`make demo`: a picture, three edits of it and an answer by the embedded model, on one sheet with their verdicts.
 
-The embedded weights are random until trained ones ship: what you see is the whole machinery at work, not yet a picture.
+    python scripts/demo.py [FOLDER]
+
+Verdicts come from the pixels and from what the words ask for; right or wrong, they are shown.
 """
 
 from __future__ import annotations
@@ -9,43 +11,91 @@ import sys
 import time
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL.Image import Image
 
 from unipic import UniPic, save_png
+from unipic.world import reading, verify
+from unipic.world.language import caption
+from unipic.world.layout import BAD, FAINT, GOOD, INK, Card, page
+from unipic.world.questions import QA, score
 
-PROMPT, INSTRUCTION, QUESTION = "a red circle above a blue square", "make the circle green", "what is in the picture?"
-TILE = 256  # pixels; the embedded model makes 64
+PROMPT = "a photo of a red circle and a blue square"
+EDITS = ("Make the circle green", "Remove the square", "Change the background to mint")
+QUESTION = "What is in the picture?"
+NOT_TOLD = "the verifier cannot tell what is asked of this picture"
+FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
+
+Told = tuple[bool, str]
+"""Whether it is right, and what the verifier says."""
 
 
 def main(folder: Path) -> None:
     start = time.time()
     system = UniPic.from_pretrained("tiny")
-    generated = system.generate(PROMPT)[0]
-    edited = system.edit(generated, INSTRUCTION)[0]
-    answer = system.describe(edited, QUESTION)
-    for name, picture in (("generated", generated), ("edited", edited)):
-        save_png(picture, folder / f"{name}.png")
-        print(f"{folder / name}.png")
-    save_png(sheet([(generated, PROMPT), (edited, INSTRUCTION)], f"{QUESTION} {answer!r}"), folder / "sheet.png")
-    print(f"{folder / 'sheet.png'}\nanswer: {answer!r}\n\n{time.time() - start:.1f} s, imports aside.")
-    print("The embedded weights are random: pictures and answer are noise, made by the code that runs the real models.")
+    picture = system.generate(PROMPT)[0]
+    edited = system.edit(picture, EDITS)
+    answer = system.describe(picture, QUESTION)
+    seconds = time.time() - start
+
+    made = [("generated", PROMPT, picture, of_prompt(picture))]
+    made += [
+        (f"edited-{i}", said, p, of_edit(picture, p, said))
+        for i, (said, p) in enumerate(zip(EDITS, edited, strict=True), 1)
+    ]
+    for name, said, shown, (right, told) in made:
+        save_png(shown, folder / f"{name}.png")
+        print(f"{folder / name}.png  {said}\n    {mark(right)}: {told}")
+    right, told = of_answer(picture, answer)
+    print(f"{QUESTION}  {answer}\n    {mark(right)}: {told}")
+
+    cards = [card((shown,), said, verdict) for _, said, shown, verdict in made]
+    cards.append(card((picture,), f"{QUESTION} {answer}", (right, told)))
+    save_png(
+        page([("unipic, its embedded tiny model: a picture, three edits of it, an answer about it", cards)]),
+        folder / "sheet.png",
+    )
+    print(f"{folder / 'sheet.png'}  ({seconds:.1f} s, imports aside)")
     print(f"""
 Try next:
   .venv/bin/unipic generate "two yellow stars" --seed 7 --output stars.png
-  .venv/bin/unipic info {folder / "edited.png"}
+  .venv/bin/unipic edit stars.png "Give the picture a sky background" --output sky.png
+  .venv/bin/unipic describe sky.png "How many stars are there?"
+  .venv/bin/unipic info {folder / "edited-1.png"}
   .venv/bin/unipic generate "a lighthouse at dusk" --model Skywork/UniPic2-SD3.5M-Kontext-2B    (16 GB to download)""")
 
 
-def sheet(tiles: list[tuple[Image.Image, str]], caption: str) -> Image.Image:
-    """Pictures side by side, a line of text under each, and one under all."""
-    page = Image.new("RGB", ((TILE + 16) * len(tiles) + 16, TILE + 80), "white")
-    draw = ImageDraw.Draw(page)
-    for i, (picture, text) in enumerate(tiles):
-        left = 16 + i * (TILE + 16)
-        page.paste(picture.resize((TILE, TILE), Image.Resampling.NEAREST), (left, 16))
-        draw.text((left, TILE + 22), text, fill="black")
-    draw.text((16, TILE + 48), caption if len(caption) <= 88 else f"{caption[:85]}…", fill="black")
-    return page
+def of_prompt(picture: Image) -> Told:
+    asked = reading.prompt(PROMPT)
+    if asked is None:
+        return False, NOT_TOLD
+    verdict = verify.prompt(picture, asked)
+    return verdict.correct, "; ".join(verdict.reasons) or "all that is asked is there"
+
+
+def of_edit(source: Image, result: Image, said: str) -> Told:
+    asked = reading.instruction(said, reading.scene_of(source))
+    if asked is None:
+        return False, NOT_TOLD
+    verdict = verify.edit(source, result, asked)
+    marks = f"SC {verdict.sc:.1f}, PQ {verdict.pq:.1f} of 10"
+    return min(verdict.sc, verdict.pq) >= FINE, "; ".join((marks, *verdict.reasons[:2]))
+
+
+def of_answer(picture: Image, answer: str) -> Told:
+    scene = reading.scene_of(picture)
+    if not scene.objects or not scene.background:
+        return False, NOT_TOLD
+    seen = caption(scene)
+    return score(QA(QUESTION, seen, "caption"), answer) == 1, f"the verifier sees {seen}"
+
+
+def mark(right: bool) -> str:
+    return "right" if right else "wrong"
+
+
+def card(pictures: tuple[Image, ...], said: str, verdict: Told) -> Card:
+    right, told = verdict
+    return Card(pictures, (((said, INK),), ((mark(right), GOOD if right else BAD), (told, FAINT))), 192)
 
 
 if __name__ == "__main__":

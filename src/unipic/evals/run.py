@@ -80,11 +80,7 @@ def evaluate_world(
 
 
 def _config(system: UniPic, seed: int, n: int, control: bool, sampling: dict[str, Any]) -> EvalConfig:
-    parts = system.parts
-    settings = {
-        task: {k: v for k, v in (system.defaults[task] | sampling).items() if k not in NOT_SAMPLING}
-        for task in ("generate", "edit")
-    }
+    parts, settings = system.parts, settings_of(system, sampling)
     return EvalConfig(
         benchmark="world",
         split="test",
@@ -100,6 +96,14 @@ def _config(system: UniPic, seed: int, n: int, control: bool, sampling: dict[str
         generate=settings["generate"],
         edit=settings["edit"],
     )
+
+
+def settings_of(system: UniPic, sampling: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By task, what all its requests have in common: the model's own settings, and these in their place."""
+    return {
+        task: {k: v for k, v in (system.defaults[task] | sampling).items() if k not in NOT_SAMPLING}
+        for task in ("generate", "edit")
+    }
 
 
 def _check_ours(run: Path) -> None:

@@ -79,15 +79,16 @@ def rows(judged: Judged) -> list[tuple[str, str, int, str, str, str]]:
     found = []
     for part, own in whole.items():
         for name, score in own.items():
-            cells = [_cell(half.get(part, {}).get(name)) for half in halves]
-            found.append((part, name, score.count if score else 0, _cell(score), *cells))
+            cells = [cell(half.get(part, {}).get(name)) for half in halves]
+            found.append((part, name, score.count if score else 0, cell(score), *cells))
     return found  # type: ignore[return-value]
 
 
 COLUMNS = ("part", "of", "items", "score", "ordinary", "novel")
 
 
-def _cell(score: Estimate | None) -> str:
+def cell(score: Estimate | None) -> str:
+    """A score with its interval, in words."""
     return f"{score.value:.3g} [{score.low:.3g}, {score.high:.3g}]" if score else "–"
 
 
