@@ -19,7 +19,7 @@ import torch
 
 from unipic.models import tiny
 from unipic.models.assembly import Changed, assemble, components_of
-from unipic.models.find import find_model
+from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS
 from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
@@ -44,10 +44,11 @@ def ship(assets: Path) -> None:
     """The trained models in the embedded ones' place, all their weights in fp16."""
     for name, stage in SHIPPED.items():
         model = find_model(str(RUNS / stage / "model"))
-        components = components_of(model)
+        components, language = components_of(model), find_mllm(model, None)
         for component in components:
             if LAYOUTS[component].weights:
-                components[component] = Changed.over(model, component, {}, torch.float16)
+                folder = language if component == "mllm" and language else model
+                components[component] = Changed.over(folder, component, {}, torch.float16)
         new = assets / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
         assemble(new, components, model.defaults)
