@@ -18,11 +18,12 @@ from PIL import Image
 
 from unipic.data.buckets import ASPECTS, fit, kept, nearest, size_for
 from unipic.data.mixture import Mixture
+from unipic.data.questions import QuestionSource
 from unipic.data.source import TASKS, Draw, Example, Source, Task
 from unipic.data.world import COPIES, OF_SEVERAL, WorldSource
 from unipic.errors import BadInput
 from unipic.world import edits, instructions, language, verify
-from unipic.world.scene import NOVELTIES, SIZES, Scene, held_out
+from unipic.world.scene import LETTERS, NOVELTIES, SIZES, Scene, held_out
 
 
 def all_of(source: Source, draw: Draw) -> list[Example]:
@@ -351,3 +352,22 @@ def test_fit_keeps_the_middle() -> None:
     assert fit(picture, (300, 100)) is picture
     assert fit(picture, (600, 200)).size == (600, 200)
     assert kept(picture.size, (64, 64)) == pytest.approx(1 / 3)
+
+
+def test_questions_are_of_the_kinds_that_are_weighed() -> None:
+    source = QuestionSource(5, foresee=0.0, kinds={"caption": 3, "texture": 1})
+    kinds = Counter(source.load(i).qa.kind for i in range(800))
+    assert kinds.keys() == {"caption", "texture"}
+    assert 0.7 < kinds["caption"] / 800 < 0.85  # some scenes have no texture to ask about
+    reading = [QuestionSource(5, foresee=0.0, kinds={"caption": 1, "reading": 50}).load(i) for i in range(100)]
+    for asked in reading:  # a kind that the scene has nothing for leaves its share to the rest
+        assert asked.scene is not None
+        letters = [o for o in asked.scene.objects if o.shape in LETTERS]
+        assert asked.qa.kind != "reading" or letters
+    assert {a.qa.kind for a in reading} == {"caption", "reading"}
+
+
+@pytest.mark.parametrize(("kinds", "said"), [({"reading": 1}, "nothing to ask"), ({"captain": 1}, "captain")])
+def test_kinds_that_cannot_be_asked_are_refused(kinds: dict[str, float], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        QuestionSource(kinds=kinds)

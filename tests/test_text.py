@@ -18,8 +18,9 @@ def encoders(kontext: UniPic) -> TextEncoders:
 
 
 @pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
+@pytest.mark.parametrize("length", [48, 24])
 @pytest.mark.parametrize("prompt", ["a red circle", "", "a photo of two blue stars and a ring " * 20])
-def test_encoding_equals_diffusers(encoders: TextEncoders, prompt: str) -> None:
+def test_encoding_equals_diffusers(encoders: TextEncoders, prompt: str, length: int) -> None:
     from diffusers import StableDiffusion3Pipeline
 
     pipeline = StableDiffusion3Pipeline(
@@ -34,12 +35,12 @@ def test_encoding_equals_diffusers(encoders: TextEncoders, prompt: str) -> None:
         encoders.t5_tokenizer,
     )
     tokens, _, pooled, _ = pipeline.encode_prompt(
-        prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=48, device=torch.device("cpu")
+        prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=length, device=torch.device("cpu")
     )
-    ours = encoders.encode([prompt])
+    ours = encoders.encode([prompt], length)
     assert torch.equal(ours.tokens, tokens)
     assert torch.equal(ours.pooled, pooled)
-    assert ours.tokens.shape == (1, 16 + 48, 64)
+    assert ours.tokens.shape == (1, 16 + length, encoders.t5.config.d_model)
 
 
 def test_special_tokens_are_text(encoders: TextEncoders) -> None:

@@ -21,6 +21,7 @@ from unipic.world import scene as scenes
 from unipic.world.language import pick
 from unipic.world.questions import KINDS, QA, questions
 from unipic.world.render import render
+from unipic.world.scene import Scene
 
 FORESEE = "foresee"
 ALWAYS = {"recognition", "background", "caption"}  # kinds that every scene has something for
@@ -28,11 +29,12 @@ ALWAYS = {"recognition", "background", "caption"}  # kinds that every scene has 
 
 @dataclass(frozen=True)
 class Asked:
-    """picture: None where there is none yet. qa: its kind is one of `questions.KINDS`, or "foresee"."""
+    """picture, scene: what is seen; None where there is nothing yet. qa: of one of `questions.KINDS`, or "foresee"."""
 
     id: str
     qa: QA
     picture: Image | None = field(repr=False)
+    scene: Scene | None = field(default=None, repr=False)
 
 
 class QuestionSource:
@@ -71,12 +73,13 @@ class QuestionSource:
         kinds = dict(self.kinds)
         while not (asked := questions(scene, rng, (kind := chosen(rng, kinds),))):
             del kinds[kind]
-        return Asked(id, pick(rng, asked), render(scene))
+        return Asked(id, pick(rng, asked), render(scene), scene)
 
     def _foreseen(self, id: str, seed: int, rng: np.random.Generator) -> Asked:
         if rng.random() < 0.5:
             edit = edits.sample(seed, self.split)
-            return Asked(id, QA(edit.instruction, language.caption(edit.target), FORESEE), render(edit.source))
+            qa = QA(edit.instruction, language.caption(edit.target), FORESEE)
+            return Asked(id, qa, render(edit.source), edit.source)
         scene = scenes.sample(seed, self.split)
         said = language.prompts(scene, rng) if rng.random() < 0.5 else language.dense(scene, rng)
         return Asked(id, QA(GENERATE_PREFIX + said.text, language.caption(scene), FORESEE), None)

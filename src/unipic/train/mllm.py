@@ -24,6 +24,7 @@ from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.find import find_mllm, find_model
 from unipic.models.mllm import MLLM, load_mllm, published_name
 from unipic.train.batches import Share
+from unipic.train.cells import CellHead, cell_loss, cell_targets
 from unipic.train.dit import wrong_kind
 from unipic.train.log import Shown
 from unipic.train.loop import Micro, RunConfig
@@ -32,6 +33,8 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.world.questions import score
 
+Seen = tuple[Tensor, int, int]
+"""A picture's visual tokens, row by row, and how many rows and columns they are"""
 NO_LOSS = -100
 RIGHT = 0.5  # of a score, above which an answer is shown as right: mean overlap of boxes, F1 of captions
 
@@ -46,12 +49,16 @@ class QuestionConfig(Strict):
 
 
 class MllmConfig(RunConfig):
-    """model: a MetaQuery folder with its language model inside. flat: share of samples read as MetaQuery reads."""
+    """model: a MetaQuery folder with its language model inside. flat: share of samples read as MetaQuery reads.
+
+    cells: weight of a second loss, on what each visual token knows (see `train.cells`); for an eye without training.
+    """
 
     stage: Literal["mllm"]
     model: str = "tiny"
     data: QuestionConfig = QuestionConfig()
     flat: Share = 0.5
+    cells: Annotated[float, Field(ge=0)] = 0.0
     show_count: Annotated[int, Field(ge=0)] = 32
 
 
@@ -78,10 +85,13 @@ class MllmStage:
         self.mllm.model.to(self.device).requires_grad_(True).train()  # transformers checkpoints in this mode alone
         if self.config.gradient_checkpointing:
             self.mllm.model.gradient_checkpointing_enable()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self.head = CellHead(self.mllm.model.config.text_config.hidden_size).to(self.device)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"mllm": self.mllm.model}
+        return {"mllm": self.mllm.model} | ({"head": self.head} if self.config.cells else {})
 
     def batch(self, step: int, share: range) -> list[Questions]:
         """Forwards hold samples of about equal length: a caption is five times as long as a word, boxes ten times."""
@@ -96,12 +106,27 @@ class MllmStage:
 
     def losses(self, micro: Questions, draws: Draws) -> Tensor:
         flat = (draws.uniform() < self.config.flat).tolist()
-        logits, labels = self.predict(micro.asked, flat)
+        logits, labels, seen = self.predict(micro.asked, flat)
         each = cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LOSS, reduction="none")
-        return each.sum(1) / (labels != NO_LOSS).sum(1)
+        losses = each.sum(1) / (labels != NO_LOSS).sum(1)
+        if not self.config.cells:
+            return losses
+        return losses + self.config.cells * torch.stack(
+            [self._cells(a, of) for a, of in zip(micro.asked, seen, strict=True)]
+        )
 
-    def predict(self, asked: tuple[Asked, ...], flat: list[bool]) -> tuple[Tensor, Tensor]:
-        """B×L×vocabulary logits in float32, and the B×L tokens that they should predict (NO_LOSS: none)."""
+    def _cells(self, asked: Asked, seen: Seen | None) -> Tensor:
+        """How far a picture's tokens are from knowing what is in their cells; 0 without a picture."""
+        if asked.scene is None or seen is None:
+            return torch.zeros((), device=self.device)
+        tokens, rows, columns = seen
+        labels, places = cell_targets(asked.scene, rows, columns)
+        return cell_loss(self.head(tokens), labels.to(self.device), places.to(self.device))
+
+    def predict(self, asked: tuple[Asked, ...], flat: list[bool]) -> tuple[Tensor, Tensor, list[Seen | None]]:
+        """B×L×vocabulary logits in float32, the B×L tokens that they should predict (NO_LOSS: none), and of each
+        sample with a picture its visual tokens, rows×columns of them.
+        """
         mllm = self.mllm
         areas = [
             int(a.picture.height * 28 / 32 * a.picture.width * 28 / 32) if a.picture and one else None
@@ -116,7 +141,8 @@ class MllmStage:
             labels.append([NO_LOSS] * (len(turn) - 1) + answer + [NO_LOSS])
         ids, mask = mllm.padded(rows)
         pictures = [seen for seen in inputs if seen]
-        embeds = mllm.embed(ids, mllm.see(pictures))
+        tokens = mllm.see(pictures)
+        embeds = mllm.embed(ids, tokens)
         positions = self._positions(ids, mask, [grid for _, grid in pictures], flat)
         states = mllm.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
@@ -124,7 +150,9 @@ class MllmStage:
         wanted = torch.full_like(ids, NO_LOSS)
         for row, label in zip(wanted, labels, strict=True):
             row[: len(label)] = torch.tensor(label, device=ids.device)
-        return mllm.model.lm_head(states).float(), wanted
+        merge, rest = mllm.image_processor.merge_size, iter(tokens)
+        views = [(next(rest), *(int(n) // merge for n in of[1][1:])) if of else None for of in inputs]
+        return mllm.model.lm_head(states).float(), wanted, views
 
     def _positions(self, ids: Tensor, mask: Tensor, grids: list[Tensor], flat: list[bool]) -> Tensor:
         """3×B×L: the library's own for `describe`, the count of tokens for MetaQuery."""
