@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,16 @@ def test_mllm() -> None:
         model.answer_loss(a.qa.question, a.qa.answer, a.picture, f) for a, f in zip(micro.asked, flat, strict=True)
     ]
     check(made, micro, torch.stack(losses), {"mllm": dict(model.model.named_parameters())})
+
+
+def test_forwards_of_mllm_hold_samples_of_about_equal_length() -> None:
+    made = stage(STAGES["mllm"], batch=32, micro_batch=8)
+    micros = made.batch(3, range(32))
+    assert sorted(n for micro in micros for n in micro.numbers) == list(range(96, 128))
+    assert all(made.source.load(n) == a for micro in micros for n, a in zip(micro.numbers, micro.asked, strict=True))
+    lengths = [[len(a.qa.question + a.qa.answer) for a in micro.asked] for micro in micros]
+    assert all(max(one) <= min(following) for one, following in pairwise(lengths))
+    assert lengths[-1][-1] > 3 * lengths[0][0]
 
 
 @pytest.mark.parametrize("raw", [KONTEXT, STAGES["kontext-lora"]], ids=["full", "lora"])
