@@ -25,8 +25,8 @@ from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
-STAGES = ("vae", "text", "mllm", "kontext-t2i", "kontext", "align", "joint")
-SHIPPED = {"tiny-kontext": "kontext", "tiny": "joint"}
+STAGES = ("vae", "text", "mllm", "kontext-t2i", "kontext", "kontext-dense", "align", "joint")
+SHIPPED = {"tiny-kontext": "kontext-dense", "tiny": "joint"}
 
 
 def main(stages: list[str], sets: list[str]) -> None:
