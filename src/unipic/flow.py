@@ -6,6 +6,9 @@ Sampling walks σ from 1 to 0.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,3 +55,90 @@ def shifted(t: Tensor, shift: float) -> Tensor:
 def logit_normal(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Noise levels whose logit is normal (SD3, eq. 19), from standard normal numbers."""
     return torch.sigmoid(mean + std * normal)
+
+
+class Drawn(NamedTuple):
+    """One step of a stochastic sampler.
+
+    next: the point at the next noise level, B×…. mean, std: of the Gaussian that it was drawn from; std is a scalar, or
+    B×1×… like sigma. log_prob: B, averaged over a sample's dimensions, so that it does not grow with the picture.
+    """
+
+    next: Tensor
+    mean: Tensor
+    std: Tensor
+    log_prob: Tensor
+
+
+def sde_step(
+    x: Tensor,
+    v: Tensor,
+    *,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    sigma_max: Tensor | float,
+    noise_level: float,
+    next_x: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Drawn:
+    """One step of the stochastic equation with the flow's own marginals (Flow-GRPO, eq. 9), in float32.
+
+    x, v: B×…. sigma, sigma_next: noise levels, a scalar or B, falling. sigma_max: stands for sigma = 1 where the
+    diffusion s = a·√(σ / (1 − σ)) would be infinite; the schedule's second level. noise_level: a, above 0.
+    next_x: the point that was drawn before, to be judged anew; else one is drawn.
+    """
+    x, v = x.float(), v.float()
+    sigma, sigma_next = (_beside(x, level) for level in (sigma, sigma_next))
+    dt = sigma_next - sigma
+    below_one = torch.where(sigma == 1, torch.as_tensor(sigma_max, dtype=sigma.dtype, device=sigma.device), sigma)
+    s = noise_level * (sigma / (1 - below_one)).sqrt()
+    mean = x * (1 + s**2 * dt / (2 * sigma)) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
+    std = s * (-dt).sqrt()
+    drawn = _drawn(mean, std, generator) if next_x is None else next_x.float()
+    log_prob = -((drawn - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
+    return Drawn(drawn, mean, std, log_prob.flatten(1).mean(1))
+
+
+def cps_step(
+    x: Tensor,
+    v: Tensor,
+    *,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    noise_level: float,
+    next_x: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Drawn:
+    """One step that preserves the coefficients of picture and noise (Flow-CPS): the point holds as much noise as its
+    level says, where `sde_step` leaves too much.
+
+    As `sde_step`; noise_level: a from 0 to 1, of which the next point's noise is renewed by sin(aπ/2). log_prob is
+    −(next − mean)², averaged: without the factor 1/2s², which would make the last steps' weights explode.
+    """
+    x, v = x.float(), v.float()
+    sigma, sigma_next = (_beside(x, level) for level in (sigma, sigma_next))
+    std = sigma_next * math.sin(noise_level * math.pi / 2)
+    picture, noise = x - sigma * v, x + (1 - sigma) * v
+    mean = (1 - sigma_next) * picture + (sigma_next**2 - std**2).clamp(min=0).sqrt() * noise
+    drawn = _drawn(mean, std, generator) if next_x is None else next_x.float()
+    return Drawn(drawn, mean, std, -((drawn - mean) ** 2).flatten(1).mean(1))
+
+
+def gaussian_kl(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
+    """KL of two Gaussians of one deviation, averaged over a sample's dimensions: (mean − reference)² / 2·std²; B.
+
+    mean, reference: B×…. std: a scalar, or B×1×….
+    """
+    return ((mean - reference) ** 2 / (2 * std**2)).flatten(1).mean(1)
+
+
+def _beside(x: Tensor, level: Tensor) -> Tensor:
+    """A noise level, a scalar or B, in float32, that multiplies x: B×…."""
+    level = level.to(x.device).float()
+    return level.view(-1, *(1,) * (x.ndim - 1)) if level.ndim else level
+
+
+def _drawn(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = mean.device if generator is None else generator.device
+    noise = torch.randn(mean.shape, generator=generator, device=device)
+    return mean + std * noise.to(mean.device)
