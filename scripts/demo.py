@@ -23,7 +23,6 @@ PROMPT = "a photo of a red circle and a blue square"
 EDITS = ("Make the circle green", "Remove the square", "Change the background to mint")
 QUESTION = "What is in the picture?"
 NOT_TOLD = "the verifier cannot tell what is asked of this picture"
-FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
 
 Told = tuple[bool, str]
 """Whether it is right, and what the verifier says."""
@@ -78,7 +77,7 @@ def of_edit(source: Image, result: Image, said: str) -> Told:
         return False, NOT_TOLD
     verdict = verify.edit(source, result, asked)
     marks = f"SC {verdict.sc:.1f}, PQ {verdict.pq:.1f} of 10"
-    return min(verdict.sc, verdict.pq) >= FINE, "; ".join((marks, *verdict.reasons[:2]))
+    return verdict.right, "; ".join((marks, *verdict.reasons[:2]))
 
 
 def of_answer(picture: Image, answer: str) -> Told:

@@ -40,7 +40,6 @@ GROUPS = {"geneval": language.TAGS, "edit": edits.TYPES, "dense": ("dense",), "u
 PARTS = tuple(GROUPS)
 NAMELESS = ("single_object", "two_object")  # tags whose words cannot name a held-out combination
 MOST_ITEMS, MOST_TRIES = 10_000, 1_000
-FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
 OVERLAP = 0.5  # of a right box
 
 Found = tuple[str, str, Any, Image | None]  # text, novelty, spec, picture that is given
@@ -120,9 +119,8 @@ def judge(item: Item, result: Image | str) -> Verdict:
         return Verdict(float(found.correct), found.correct, found.reasons)
     if isinstance(item.spec, Edit):
         edited = verify.edit(render(item.spec.source), result, item.spec)
-        right = min(edited.sc, edited.pq) >= FINE
-        marks = {"sc": edited.sc, "pq": edited.pq}
-        return Verdict(math.sqrt(edited.sc * edited.pq) / 10, right, () if right else edited.reasons, marks)
+        marks, reasons = {"sc": edited.sc, "pq": edited.pq}, () if edited.right else edited.reasons
+        return Verdict(math.sqrt(edited.sc * edited.pq) / 10, edited.right, reasons, marks)
     return _told(item.spec, result)
 
 

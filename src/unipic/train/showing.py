@@ -26,7 +26,6 @@ from unipic.world.language import Prompt
 from unipic.world.look import look
 from unipic.world.reading import dense, scene_of
 
-DONE = 9.5  # of 10, in SC and PQ, from which an edit is right
 Prepare = Callable[[Sequence[Example]], tuple[Condition, Condition, Sequence[Tensor]]]
 """Examples of one task and size → their conditions, those of their negative branch, and the DiT's reference latents"""
 
@@ -77,8 +76,7 @@ def right(example: Example, picture: Image) -> bool | None:
     """Whether a picture is what an example of the world asks for; None for others."""
     spec: Any = example.spec
     if isinstance(spec, Edit):
-        verdict = verify.edit(example.references[0], picture, spec)
-        return min(verdict.sc, verdict.pq) >= DONE
+        return verify.edit(example.references[0], picture, spec).right
     if isinstance(spec, Prompt):
         return verify.prompt(picture, spec.metadata()).correct
     if spec is None:

@@ -17,7 +17,6 @@ from unipic.world.questions import questions
 from unipic.world.render import render
 
 QUESTIONS = 8  # of each scene that is asked about
-FINE = 9.5  # of 10, from which on SC and PQ are
 EDIT_SIZES = ((128, 96), (64, 64), (64, 96), (96, 64), (64, 96), (96, 128))  # three pairs fill a row
 
 
@@ -81,7 +80,7 @@ def _edited(seed: int, split: str) -> list[Card]:
 def _scores(name: str, source: Image.Image, result: Image.Image, edit: edits.Edit) -> Line:
     verdict = verify.edit(source, result, edit)
     numbers = [
-        (f"{word} {score:.1f}", GOOD if score >= FINE else BAD)
+        (f"{word} {score:.1f}", GOOD if score >= verify.FINE else BAD)
         for word, score in (("SC", verdict.sc), ("PQ", verdict.pq))
     ]
     return ((name, FAINT), *numbers, *((reason, FAINT) for reason in verdict.reasons[:1]))

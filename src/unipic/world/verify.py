@@ -19,6 +19,7 @@ from unipic.world.look import Seen, View, look
 from unipic.world.scene import SIZES
 
 LOSS = 0.6  # of what was to be kept, for each thing that was not
+FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class EditVerdict:
     sc: float
     pq: float
     reasons: tuple[str, ...]
+
+    @property
+    def right(self) -> bool:
+        return min(self.sc, self.pq) >= FINE
 
 
 def objects(picture: Image.Image) -> tuple[Seen, ...]:
