@@ -1,0 +1,51 @@
+"""The maths of Flow-GRPO: rewards → advantages, log-probabilities → objective. Pure functions of tensors.
+
+Paper, eq. (1) to (3). A score that could not be had is NaN here; it counts as nothing, never as 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LEAST_VALID = 4  # scores of a group, below which its mean says too little
+SAME = 1e-6  # deviation of rewards below which a group has nothing to tell
+BATCH_EPSILON = 1e-4  # the reference implementation's, beside the batch's deviation
+
+Deviation = Literal["group", "batch"]
+
+
+def advantages(rewards: Tensor, deviation: Deviation = "group", limit: float = 5.0) -> Tensor:
+    """How much better than its group a sample is, in deviations, within ±limit; NaN for what is not to be trained on.
+
+    rewards: P×G, one row a prompt; NaN for a missing score. Dropped whole: rows with fewer than four valid scores, and
+    rows whose valid scores are all alike. deviation: of the group (the paper's eq. 1), or of all valid scores of the
+    batch (the reference implementation). Deviations are those of a population. Returns P×G, float32.
+    """
+    rewards = rewards.double()
+    valid = ~rewards.isnan()
+    count = valid.sum(1, keepdim=True)
+    known = rewards.nan_to_num()
+    mean = known.sum(1, keepdim=True) / count.clamp(min=1)
+    centred = torch.where(valid, known - mean, 0.0)
+    own = (centred.square().sum(1, keepdim=True) / count.clamp(min=1)).sqrt()
+    spread = own if deviation == "group" else rewards[valid].std(correction=0) + BATCH_EPSILON
+    kept = valid & (count >= LEAST_VALID) & (own > SAME)
+    scaled = (centred / torch.where(kept, spread, 1.0)).clamp(-limit, limit)
+    return torch.where(kept, scaled, torch.nan).float()
+
+
+def clipped_losses(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """The negated clipped objective of each sample, −min(r·A, clip(r, 1 ± clip)·A), and the ratios r = p / p_old; B."""
+    ratio = (log_prob - old_log_prob).exp()
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio * advantage, bounded * advantage), ratio
+
+
+def diversity(latents: Tensor) -> Tensor:
+    """How far a group's latents are from each other: root mean square over pairs and dimensions. G×… → a scalar."""
+    flat = latents.flatten(1).double()
+    # the mean square over ordered pairs of different samples is twice the unbiased variance
+    return (2 * flat.var(dim=0, correction=1)).mean().sqrt().float()
