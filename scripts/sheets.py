@@ -15,11 +15,12 @@ from PIL.Image import Image
 
 from unipic.config import read_recipe
 from unipic.evals import world
-from unipic.evals.items import Item, Verdict
+from unipic.evals.items import Item
 from unipic.evals.ledger import Ledger
 from unipic.evals.run import CONFIG, RESULTS
 from unipic.evals.score import result_of
 from unipic.pictures import save_png
+from unipic.rewards.world import Verdict
 from unipic.world.layout import BAD, FAINT, GOOD, INK, Card, Line, page
 
 COUNT, SEED = 64, 0

@@ -1,8 +1,7 @@
-"""What a benchmark asks, and what it says of a result."""
+"""What a benchmark asks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,13 +29,3 @@ class Item:
     seed: int
     spec: Any = field(repr=False)
     picture: Image | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """score: 0 to 1. right: whether nothing is wrong. marks: what the score was made of, 0 to 10."""
-
-    score: float
-    right: bool
-    reasons: tuple[str, ...] = ()
-    marks: Mapping[str, float] = field(default_factory=dict)

@@ -8,10 +8,11 @@ from typing import Any
 
 from PIL.Image import Image
 
-from unipic.evals.items import Item, Verdict
+from unipic.evals.items import Item
 from unipic.evals.score import Estimate, estimate
 from unipic.evals.world import GROUPS
 from unipic.report import Page, Picture
+from unipic.rewards.world import Verdict
 
 Judged = Sequence[tuple[Item, Verdict]]
 Scores = dict[str, dict[str, Estimate | None]]

@@ -13,7 +13,6 @@ a function of (seed, part, i).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +20,16 @@ import numpy as np
 from PIL.Image import Image
 
 from unipic.errors import UnipicError
-from unipic.evals.items import Item, Size, Verdict
+from unipic.evals.items import Item, Size
 from unipic.pipeline import FAST_BATCH
+from unipic.rewards.world import Verdict
+from unipic.rewards.world import judge as judge_picture
 from unipic.types import check_whole
-from unipic.world import edits, language, verify
+from unipic.world import edits, language
 from unipic.world import scene as scenes
-from unipic.world.clauses import satisfied
-from unipic.world.edits import Edit
-from unipic.world.language import Dense, Prompt, pick
+from unipic.world.language import pick
 from unipic.world.questions import KINDS, QA, questions
 from unipic.world.questions import score as answer_score
-from unipic.world.reading import scene_of
 from unipic.world.render import render
 from unipic.world.scene import NOVELTIES, SIZES, SPLITS
 
@@ -114,24 +112,10 @@ def judge(item: Item, result: Image | str) -> Verdict:
     """The verdict on a picture, or on an answer."""
     if isinstance(result, str):
         return _answered(item.spec, result)
-    if isinstance(item.spec, Prompt):
-        found = verify.prompt(result, item.spec.metadata())
-        return Verdict(float(found.correct), found.correct, found.reasons)
-    if isinstance(item.spec, Edit):
-        edited = verify.edit(render(item.spec.source), result, item.spec)
-        marks, reasons = {"sc": edited.sc, "pq": edited.pq}, () if edited.right else edited.reasons
-        return Verdict(math.sqrt(edited.sc * edited.pq) / 10, edited.right, reasons, marks)
-    return _told(item.spec, result)
-
-
-def _told(dense: Dense, picture: Image) -> Verdict:
-    """As DPG-Bench counts: no question is answered with yes that hangs on one answered with no."""
-    scene, yes = scene_of(verify.to_scale(picture)), {0}
-    for question in dense.questions:
-        if yes.issuperset(question.dependencies) and satisfied(question.wanted, scene):
-            yes.add(question.id)
-    wrong = tuple(f"no: {question.text}" for question in dense.questions if question.id not in yes)
-    return Verdict(1 - len(wrong) / len(dense.questions), not wrong, wrong)
+    verdict = judge_picture(item.spec, result)
+    if verdict is None:
+        raise AssertionError(f"{item.id} is of no known kind")
+    return verdict
 
 
 def _answered(qa: QA, answer: str) -> Verdict:

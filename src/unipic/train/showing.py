@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from PIL.Image import Image
@@ -14,17 +14,12 @@ from unipic import flow
 from unipic.config import Strict
 from unipic.data.source import Example
 from unipic.models.vae import VAE
+from unipic.rewards.world import judge
 from unipic.sampling import Transformer, guided, sample
 from unipic.train.batches import Batches, stacked
 from unipic.train.log import Shown
 from unipic.train.randomness import Draws
 from unipic.types import Condition
-from unipic.world import verify
-from unipic.world.clauses import satisfied
-from unipic.world.edits import Edit
-from unipic.world.language import Prompt
-from unipic.world.look import look
-from unipic.world.reading import dense, scene_of
 
 Prepare = Callable[[Sequence[Example]], tuple[Condition, Condition, Sequence[Tensor]]]
 """Examples of one task and size → their conditions, those of their negative branch, and the DiT's reference latents"""
@@ -74,12 +69,5 @@ def shown(examples: Sequence[Example], pictures: Sequence[Image]) -> list[Shown]
 
 def right(example: Example, picture: Image) -> bool | None:
     """Whether a picture is what an example of the world asks for; None for others."""
-    spec: Any = example.spec
-    if isinstance(spec, Edit):
-        return verify.edit(example.references[0], picture, spec).right
-    if isinstance(spec, Prompt):
-        return verify.prompt(picture, spec.metadata()).correct
-    if spec is None:
-        return None
-    view, clauses = look(picture), dense(example.text)
-    return view.clean and clauses is not None and all(satisfied(c, scene_of(picture)) for c in clauses)
+    verdict = judge(example.spec, picture)
+    return None if verdict is None else verdict.right

@@ -1,0 +1,1 @@
+"""What a picture is worth: the same objects score training and benchmarks."""

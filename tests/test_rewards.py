@@ -1,0 +1,92 @@
+"""One interface for rewards: sums, missing scores, and the world's verifier as the first of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unipic.errors import UnipicError
+from unipic.rewards.reward import Sample, WeightedSum
+from unipic.rewards.world import WorldReward, judge
+from unipic.world import edits, language, verify
+from unipic.world.render import render
+from unipic.world.scene import sample
+
+GREY = Image.new("RGB", (64, 64), "gray")
+
+
+@dataclass
+class Fixed:
+    """Gives these scores, whatever it sees."""
+
+    scores: Sequence[float | None]
+
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        return list(self.scores)
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample("a star", GREY) for _ in range(count)]
+
+
+def test_a_sum_is_weighted_and_keeps_its_parts() -> None:
+    both = WeightedSum({"a": (0.5, Fixed([1.0, 0.0, 0.25])), "b": (2.0, Fixed([0.1, 0.2, 0.3]))})
+    scores = both.score(samples(3))
+    assert scores.total == pytest.approx([0.7, 0.4, 0.725])
+    assert scores.parts == {"a": [1.0, 0.0, 0.25], "b": [0.1, 0.2, 0.3]}
+
+
+def test_a_missing_part_makes_the_sum_missing_never_less() -> None:
+    both = WeightedSum({"a": (1.0, Fixed([1.0, None, 0.0])), "b": (1.0, Fixed([0.5, 0.5, math.nan]))})
+    scores = both.score(samples(3))
+    assert scores.total == [1.5, None, None]
+    assert scores.parts["b"] == [0.5, 0.5, None]
+
+
+@pytest.mark.parametrize("given", [[], [1.0], [1.0] * 4])
+def test_a_reward_that_gives_another_number_of_scores_is_an_error(given: list[float]) -> None:
+    with pytest.raises(UnipicError, match="too many scores or too few"):
+        WeightedSum({"a": (1.0, Fixed(given))}).score(samples(3))
+
+
+def test_the_world_scores_as_its_verifier_judges() -> None:
+    rng = np.random.default_rng(0)
+    scene = sample(7, "test", size=(64, 64), count=2)
+    edit = edits.sample(3, "test", "subject-remove", size=(64, 64))
+    prompt, dense = language.prompts(scene, rng), language.dense(scene, rng)
+    specs = [prompt, dense, scene, edit]
+    good = [render(scene)] * 3 + [render(edit.target)]
+    strict, soft = WorldReward(soft=False), WorldReward(soft=True)
+    for reward in (strict, soft):
+        assert reward.score([Sample("", p, None, s) for s, p in zip(specs, good, strict=True)]) == pytest.approx(
+            [1, 1, 1, 1], abs=0.03
+        )
+    unedited = verify.edit(render(edit.source), render(edit.source), edit)
+    assert unedited.sc == 0
+    bad = [GREY] * 3 + [render(edit.source)]
+    scores = strict.score([Sample("", p, None, s) for s, p in zip(specs, bad, strict=True)])
+    assert scores[0] == scores[2] == scores[3] == 0
+    assert soft.score([Sample("", GREY, None, "of another source")]) == [None]
+
+
+def test_a_soft_score_tells_near_from_far() -> None:
+    """Two stars where three are asked for are nearer than none; strictly both are wrong."""
+    found = 0
+    for seed in range(400):
+        scene = sample(seed, "train", size=(64, 64), count=3)
+        prompt = language.prompt(scene, "counting", np.random.default_rng(seed))
+        if prompt is None or prompt.include[0].count != 3:
+            continue
+        found += 1
+        fewer = render(type(scene)(scene.width, scene.height, scene.background, scene.tone, scene.objects[:2]))
+        verdict, nothing = judge(prompt, fewer), judge(prompt, GREY)
+        assert verdict is not None
+        assert nothing is not None
+        assert (verdict.right, nothing.right) == (False, False)
+        assert 1 > verdict.soft > nothing.soft
+    assert found >= 5
