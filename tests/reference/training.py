@@ -182,12 +182,17 @@ def connected(w: Leaves, heads: int, states: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def vae_loss(vae: Any, pixels: Tensor, draws: Draws, config: Any) -> Tensor:
-    """Of each sample: |d| + squares·d² + edges·(|∂x d| + |∂y d|), averaged, + kl·KL(posterior ‖ N(0, 1)) / values."""
+    """Of each sample: |d| + squares·d² + edges·(|∂x d| + |∂y d|), averaged, + kl·KL(posterior ‖ N(0, 1)) / values.
+
+    Decoded is the posterior's draw with noise of up to config.noise of its own deviation.
+    """
     x = 2 * pixels.double() / 255 - 1
     posterior = vae.encode(x).latent_dist
     mean, variance = posterior.mean, posterior.logvar.exp()
-    first, second = (draws.normal(*mean.shape[1:]).double() for _ in range(2))
-    d = vae.decode(mean + variance.sqrt() * first + config.noise * second).sample - x
+    latent = mean + variance.sqrt() * draws.normal(*mean.shape[1:]).double()
+    level, noise = config.noise * draws.uniform().double(), draws.normal(*mean.shape[1:]).double()
+    spread = torch.stack([one.detach().flatten().var(correction=1).sqrt() for one in latent])  # no gradient goes there
+    d = vae.decode(latent + (level * spread)[:, None, None, None] * noise).sample - x
     divergence = 0.5 * (mean**2 + variance - 1 - variance.log()).sum((1, 2, 3))
     right, below = d[..., :, 1:] - d[..., :, :-1], d[..., 1:, :] - d[..., :-1, :]
     each = [part.abs().mean((1, 2, 3)) for part in (d, right, below)]

@@ -32,7 +32,11 @@ MEASURED = 512  # pictures whose latents set the scale
 
 
 class VaeConfig(RunConfig):
-    """squares, edges, kl: weights beside the pixels' L1. noise: standard deviation of what is added to the latent."""
+    """squares, edges, kl: weights beside the pixels' L1.
+
+    noise: the most that is added to a latent, in standard deviations of its own; how much is drawn for each sample. A
+    decoder that still sees the picture then asks less of the DiT, whose latents are never quite right.
+    """
 
     stage: Literal["vae"]
     model: str = "tiny-kontext"
@@ -72,7 +76,8 @@ class VaeStage:
         wanted = pixels.to(self.device).float() / 127.5 - 1
         posterior = self.vae.encode(wanted).latent_dist
         latent = posterior.mean + posterior.std * draws.normal(*posterior.mean.shape[1:])
-        latent = latent + self.config.noise * draws.normal(*latent.shape[1:])
+        level = self.config.noise * draws.uniform() * latent.detach().flatten(1).std(1)
+        latent = latent + level.view(-1, 1, 1, 1) * draws.normal(*latent.shape[1:])
         made = self.vae.decode(latent).sample
         config = self.config
         return vae_losses(made, wanted, posterior.kl(), squares=config.squares, edges=config.edges, kl_weight=config.kl)
