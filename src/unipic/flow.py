@@ -79,13 +79,15 @@ def sde_step(
     sigma_max: Tensor | float,
     noise_level: float,
     next_x: Tensor | None = None,
+    z: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Drawn:
     """One step of the stochastic equation with the flow's own marginals (Flow-GRPO, eq. 9), in float32.
 
     x, v: B×…. sigma, sigma_next: noise levels, a scalar or B, falling. sigma_max: stands for sigma = 1 where the
     diffusion s = a·√(σ / (1 − σ)) would be infinite; the schedule's second level. noise_level: a, above 0.
-    next_x: the point that was drawn before, to be judged anew; else one is drawn.
+    next_x: the point that was drawn before, to be judged anew; else one is drawn, by the standard normal numbers z if
+    they are given.
     """
     x, v = x.float(), v.float()
     sigma, sigma_next = (_beside(x, level) for level in (sigma, sigma_next))
@@ -94,7 +96,7 @@ def sde_step(
     s = noise_level * (sigma / (1 - below_one)).sqrt()
     mean = x * (1 + s**2 * dt / (2 * sigma)) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
     std = s * (-dt).sqrt()
-    drawn = _drawn(mean, std, generator) if next_x is None else next_x.float()
+    drawn = _drawn(mean, std, z, generator) if next_x is None else next_x.float()
     log_prob = -((drawn - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
     return Drawn(drawn, mean, std, log_prob.flatten(1).mean(1))
 
@@ -107,6 +109,7 @@ def cps_step(
     sigma_next: Tensor,
     noise_level: float,
     next_x: Tensor | None = None,
+    z: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Drawn:
     """One step that preserves the coefficients of picture and noise (Flow-CPS): the point holds as much noise as its
@@ -120,7 +123,7 @@ def cps_step(
     std = sigma_next * math.sin(noise_level * math.pi / 2)
     picture, noise = x - sigma * v, x + (1 - sigma) * v
     mean = (1 - sigma_next) * picture + (sigma_next**2 - std**2).clamp(min=0).sqrt() * noise
-    drawn = _drawn(mean, std, generator) if next_x is None else next_x.float()
+    drawn = _drawn(mean, std, z, generator) if next_x is None else next_x.float()
     return Drawn(drawn, mean, std, -((drawn - mean) ** 2).flatten(1).mean(1))
 
 
@@ -138,7 +141,8 @@ def _beside(x: Tensor, level: Tensor) -> Tensor:
     return level.view(-1, *(1,) * (x.ndim - 1)) if level.ndim else level
 
 
-def _drawn(mean: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = mean.device if generator is None else generator.device
-    noise = torch.randn(mean.shape, generator=generator, device=device)
-    return mean + std * noise.to(mean.device)
+def _drawn(mean: Tensor, std: Tensor, z: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    if z is None:
+        device = mean.device if generator is None else generator.device
+        z = torch.randn(mean.shape, generator=generator, device=device)
+    return mean + std * z.to(mean)

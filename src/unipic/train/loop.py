@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -120,6 +120,30 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class Online(Stage, Protocol):
+    """A stage that learns from what it makes itself: a step of the loop is a rollout and the updates on it.
+
+    Checkpoints lie between steps, so that a rollout is never learnt from by halves after a run was stopped.
+    """
+
+    def rollout(self, micros: Sequence[Any], step: int, processes: Processes) -> Sequence[Update]:
+        """The updates of a step, of a share of its batch. In each, all processes have equally many forwards."""
+        ...
+
+    def told(self, processes: Processes) -> dict[str, Any]:
+        """What the log is to say of the step, after its updates."""
+        ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """The micro-batches of one update, and how many losses all processes have together."""
+
+    micros: Sequence[Any]
+    terms: int
+
+
 def train(stage: Stage, run: Path) -> Path:
     """Run a stage in its folder, or go on with it, to its end. Returns the folder of the trained model.
 
@@ -161,7 +185,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
         while step < config.steps:
             with processes.together():
                 micros = next(batches)
-            record = update(stage, weights, micros, step, processes, log.usual)
+            record = advance(stage, weights, micros, step, processes, log.usual)
             step += 1
             bad = bad + 1 if record.get("skipped") else 0
             with processes.together():
@@ -187,35 +211,64 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
             stage.export(run / "model", best)
 
 
-def update(
-    stage: Stage,
+def advance(
+    stage: Stage | Online,
     weights: Weights,
     micros: Sequence[Any],
     step: int,
     processes: Processes,
     usual: float = math.inf,
 ) -> dict[str, Any]:
+    """One step: an update on its batch, or those on a rollout; what the log says of it."""
+    if not isinstance(stage, Online):
+        return update(stage, weights, micros, step, processes, usual)
+    updates = stage.rollout(micros, step, processes)
+    records = [
+        update(stage, weights, each.micros, step, processes, terms=each.terms, of=(i, len(updates)))
+        for i, each in enumerate(updates)
+        if each.terms
+    ]
+    mean = {key: sum(record[key] for record in records) / max(1, len(records)) for key in ("loss", "grad_norm", "lr")}
+    bad = [record for record in records if record.get("skipped")]
+    return {"step": step + 1, **mean, **(bad[-1] if bad else {}), **stage.told(processes)}
+
+
+def update(
+    stage: Stage | Online,
+    weights: Weights,
+    micros: Sequence[Any],
+    step: int,
+    processes: Processes,
+    usual: float = math.inf,
+    *,
+    terms: int | None = None,
+    of: tuple[int, int] = (0, 1),
+) -> dict[str, Any]:
     """One update on this process's share of a batch; what the log says of it. usual: the loss of steps before.
 
     A batch's loss is the mean over its samples in all processes. If it or its gradient is not finite, nothing changes.
+    terms: losses in all processes, one a sample if None. of: which of how many updates of the step.
     """
     config: RunConfig = stage.config
+    terms = config.batch if terms is None else terms
     parts = []
     for micro in micros:
         with processes.autocast():
             losses = stage.losses(micro, Draws(config.seed, micro.numbers, processes.device))
         # FSDP averages gradients over processes
-        (losses.sum() * (processes.count / config.batch)).backward()  # type: ignore[no-untyped-call]
+        (losses.sum() * (processes.count / terms)).backward()  # type: ignore[no-untyped-call]
         parts.append(losses.detach())
     each = processes.gathered(torch.cat(parts).tolist())
-    loss = sum(each) / config.batch
-    norm, rate, changed = weights.update(step, config.steps, loss)
+    loss = sum(each) / terms
+    number, count = of
+    norm, rate, changed = weights.update(step * count + number, config.steps * count, loss)
     record: dict[str, Any] = {"step": step + 1, "loss": loss, "grad_norm": norm, "lr": rate}
     if changed and loss <= SPIKE * usual:
         return record
     with processes.together():
-        whole = micros if processes.count == 1 else stage.batch(step, range(config.batch))
-    named = list(zip([id for micro in whole for id in micro.ids], each, strict=True))
+        whole = micros if processes.count == 1 or isinstance(stage, Online) else stage.batch(step, range(config.batch))
+    # of a rollout each process knows its own alone
+    named = list(zip([id for micro in whole for id in micro.ids], each, strict=processes.count == 1))
     if changed:
         worst = sorted(named, key=lambda sample: -sample[1])[:NAMED]
         return record | {"spike": True, "samples": [id for id, _ in worst]}

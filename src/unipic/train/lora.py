@@ -4,13 +4,15 @@ not on the second, image-only attention of SD3.5 (as the reference implementatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import peft
 import torch
 from diffusers import StableDiffusion3Pipeline
+from peft.tuners.lora import Linear as LoraLinear
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from unipic.config import Strict
 from unipic.errors import BadInput
 from unipic.models.kontext import KontextTransformer
 
+ADAPTER = "default"  # as diffusers names the first
 JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -44,6 +47,35 @@ def add_lora(transformer: KontextTransformer, config: LoraConfig, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer.add_adapter(settings)
+
+
+@contextmanager
+def merged(transformer: nn.Module) -> Iterator[None]:
+    """Adapters added into the weights beside them: the same function but for rounding, in fewer products."""
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLinear)]
+    kept = [layer.base_layer.weight.data for layer in layers]
+    with torch.no_grad():
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = weight + layer.get_delta_weight(ADAPTER).to(weight.dtype)
+    try:
+        with without_adapters(transformer):
+            yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = weight
+
+
+@contextmanager
+def without_adapters(transformer: nn.Module) -> Iterator[None]:
+    """The model as it was before it had any."""
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLinear)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def save_lora(folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from unipic.config import read_recipe, recipes, resolve
 from unipic.errors import BadInput
 from unipic.train.align import AlignConfig, AlignStage
+from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.joint import JointConfig, JointStage
 from unipic.train.kontext import KontextConfig, KontextStage
 from unipic.train.loop import Stage
@@ -19,7 +20,8 @@ from unipic.train.text import TextConfig, TextStage
 from unipic.train.vae import VaeConfig, VaeStage
 
 AnyConfig = Annotated[
-    VaeConfig | TextConfig | MllmConfig | KontextConfig | AlignConfig | JointConfig, Field(discriminator="stage")
+    VaeConfig | TextConfig | MllmConfig | KontextConfig | AlignConfig | JointConfig | GrpoConfig,
+    Field(discriminator="stage"),
 ]
 STAGES: dict[str, Callable[[Any], Stage]] = {
     "vae": VaeStage,
@@ -28,6 +30,7 @@ STAGES: dict[str, Callable[[Any], Stage]] = {
     "kontext": KontextStage,
     "align": AlignStage,
     "joint": JointStage,
+    "grpo": GrpoStage,
 }
 
 

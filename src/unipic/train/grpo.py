@@ -1,0 +1,294 @@
+"""Flow-GRPO: the DiT's adapters learn from the rewards of its own pictures (paper §3.4; Liu et al. 2025).
+
+A step is a rollout and the updates on it: groups of pictures of the same prompt are sampled with noise, scored, and
+compared within their group; what was better than its group becomes likelier, near to what the model was before. For
+Kontext and MetaQuery, for generation and editing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unipic import flow
+from unipic.config import Strict
+from unipic.data.source import Example
+from unipic.errors import BadInput
+from unipic.models.find import find_model
+from unipic.models.kontext import KontextTransformer
+from unipic.models.spec import ModelSpec
+from unipic.models.text import T5_LENGTH
+from unipic.rewards.reward import Reward, Sample, Scores, WeightedSum
+from unipic.rewards.world import WorldReward
+from unipic.train.batches import Batches, pictures_of
+from unipic.train.dit import DitConfig
+from unipic.train.joint import JointConfig, JointStage, TuneConfig
+from unipic.train.kontext import KontextConfig, KontextStage
+from unipic.train.log import Shown
+from unipic.train.loop import Micro, Update
+from unipic.train.lora import LoraConfig, merged, without_adapters
+from unipic.train.metaquery import Reference
+from unipic.train.notes import Notes
+from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors
+from unipic.train.policy import Deviation, advantages, clipped_losses
+from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.train.rollout import Given, Sampler, SamplerConfig, Trajectory, joined
+from unipic.types import Condition
+
+
+class WorldRewardConfig(Strict):
+    """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0."""
+
+    kind: Literal["world"] = "world"
+    weight: float = 1.0
+    soft: bool = True
+
+    def open(self) -> Reward:
+        return WorldReward(self.soft)
+
+
+class GrpoConfig(DitConfig):
+    """model: a Kontext or MetaQuery folder. batch: pictures of a rollout, in groups of `group`; they are learnt from in
+    `updates` updates (paper: 256, 16; the reference implementation's two).
+
+    rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process.
+    advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
+    the ratio; log-probabilities are averaged over dimensions, so it is close to 1. beta: weight of the KL to the model
+    without adapters. kl: the reference implementation's form, to which the paper's 0.04 belongs, or the exact one.
+    rewards: by name, summed by their weights. held_out: others, which are only watched.
+    """
+
+    stage: Literal["grpo"]
+    model: str = "tiny"
+    mllm: str | None = None
+    reference: Reference = "both"
+    max_sequence_length: Annotated[int, Field(ge=1, le=T5_LENGTH)] = T5_LENGTH
+    lora: LoraConfig = LoraConfig()
+    batch: Annotated[int, Field(ge=4)] = 256
+    group: Annotated[int, Field(ge=4)] = 16
+    updates: Annotated[int, Field(ge=1)] = 2
+    rollout_batch: Annotated[int, Field(ge=1)] | None = None
+    merge: bool = True
+    sampler: SamplerConfig = SamplerConfig()
+    advantage: Deviation = "group"
+    advantage_limit: Annotated[float, Field(gt=0)] = 5.0
+    clip: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    beta: Annotated[float, Field(ge=0)] = 0.04
+    kl: Literal["reference", "exact"] = "reference"
+    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, schedule="constant")
+    ema: EmaConfig | None = EmaConfig(decay=0.9, every=8)
+    rewards: Annotated[dict[str, WorldRewardConfig], Field(min_length=1)] = Field(
+        default_factory=lambda: {"world": WorldRewardConfig()}
+    )
+    held_out: dict[str, WorldRewardConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def groups_are_whole(self) -> GrpoConfig:
+        if self.batch % self.group:
+            raise ValueError(f"a batch of {self.batch} is not a number of groups of {self.group}")
+        if self.batch % self.updates:
+            raise ValueError(f"a batch of {self.batch} is not shared equally by {self.updates} updates")
+        if self.sampler.trained > self.sampler.steps:
+            raise ValueError(f"{self.sampler.trained} steps cannot be learnt from where there are {self.sampler.steps}")
+        return self
+
+
+@dataclass(frozen=True)
+class Groups(Micro):
+    """A share of a rollout: samples, each of which prompt. prompts: their examples, of one task and size."""
+
+    prompts: tuple[Example, ...]
+    of: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part(Micro):
+    """Samples at one level of their trajectories. at: which of the rollout's samples. weights: 0 for those that only
+    keep company. fresh: whether nothing was learnt since the rollout.
+    """
+
+    step: int
+    at: tuple[int, ...]
+    weights: tuple[float, ...]
+    fresh: bool
+
+
+@dataclass
+class Rolled:
+    """What a rollout leaves for its updates."""
+
+    given: Given
+    trajectory: Trajectory
+    advantages: Tensor
+
+
+class GrpoStage:
+    """A DiT with adapters, and what speaks to it, as another stage has them; here are the rollouts and the loss."""
+
+    def __init__(self, config: GrpoConfig) -> None:
+        self.config = config
+        self.base = _base(config)
+        self.groups = Batches(config.data, config.seed, config.batch // config.group, None)
+        self.rewards = WeightedSum({name: (r.weight, r.open()) for name, r in config.rewards.items()})
+        self.held_out = WeightedSum({name: (r.weight, r.open()) for name, r in config.held_out.items()})
+        self.notes = Notes(config.rewards, config.held_out)
+
+    def place(self, processes: Processes) -> None:
+        self.base.place(processes)
+        self.device, self.alone = processes.device, processes.count == 1
+        self.sampler = Sampler(self.config.sampler, ModelSpec(self.base.dit_folder).shift, self.device)
+
+    @property
+    def trained(self) -> Mapping[str, nn.Module]:
+        return self.base.trained
+
+    @property
+    def transformer(self) -> KontextTransformer:
+        return self.base.transformer
+
+    def batch(self, step: int, share: range) -> list[Groups]:
+        """The prompts of a share, each once."""
+        size = self.config.group
+        prompts = range(share.start // size, -(-share.stop // size))
+        examples = self.groups.examples(step, prompts)
+        of = tuple(place // size - prompts.start for place in share)
+        numbers = tuple(step * self.config.batch + place for place in share)
+        return [Groups(numbers, tuple(examples[i].id for i in of), tuple(examples), of)]
+
+    # --- rollout ------------------------------------------------------------------------------------------------------
+
+    def rollout(self, micros: Sequence[Groups], step: int, processes: Processes) -> list[Update]:
+        (groups,) = micros
+        self.notes.clear()
+        given = self._given(groups)
+        with merged(self.transformer) if self.config.merge and self.alone else nullcontext():
+            trajectory, pending = self._sampled(groups, given)
+        with processes.together():
+            scored = [(future.result(), held.result()) for future, held in pending]
+        rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
+        everyone = torch.tensor(processes.gathered(rewards)).view(-1, self.config.group)
+        compared = advantages(everyone, self.config.advantage, self.config.advantage_limit)
+        self.notes.rollout(scored, everyone, compared, _by_prompt(groups.of, trajectory.end))
+        own = compared.flatten()[processes.share(self.config.batch)]
+        self.rolled = Rolled(given, trajectory, own.to(self.device))
+        return [self._update(groups, own, number, processes) for number in range(self.config.updates)]
+
+    @torch.no_grad()
+    def _given(self, groups: Groups) -> Given:
+        """Of every sample; each prompt, and each picture to be edited, is encoded once."""
+        prompts, of = pictures_of(groups.prompts), list(groups.of)
+        condition = self.base.encode(prompts.texts, prompts)
+        negative = None
+        if self.config.sampler.guidance_scale > 1:
+            empty = self.base.encode([""] * len(prompts.texts), prompts)
+            negative = Condition(empty.tokens[of], empty.pooled[of])
+        references = [latents[of] for latents in self.base.references(prompts)]
+        return Given(Condition(condition.tokens[of], condition.pooled[of]), negative, references)
+
+    def _sampled(self, groups: Groups, given: Given) -> tuple[Trajectory, list[tuple[Future[Scores], Future[Scores]]]]:
+        """Trajectories of all samples, and their scores, which are computed while the next ones are sampled."""
+        size = self.config.rollout_batch or len(groups.numbers)
+        shape = self.base.latents.of(pictures_of(groups.prompts[:1])).shape[1:]
+        parts, pending = [], []
+        with ThreadPoolExecutor(1) as pool:
+            for start in range(0, len(groups.numbers), size):
+                part = slice(start, start + size)
+                draws = Draws(self.config.seed, groups.numbers[part], self.device)
+                parts.append(self.sampler.roll(self.transformer, given.at(part), draws, shape))
+                samples = self._samples(groups, range(len(groups.numbers))[part], parts[-1].end)
+                pending.append((pool.submit(self.rewards.score, samples), pool.submit(self.held_out.score, samples)))
+        return joined(parts), pending
+
+    def _samples(self, groups: Groups, at: Sequence[int], latents: Tensor) -> list[Sample]:
+        pictures = [self.base.vae.decode(latent) for latent in torch.split(latents, 1)]
+        examples = [groups.prompts[groups.of[i]] for i in at]
+        self.notes.pictures(pictures)
+        return [
+            Sample(e.text, picture, e.references[0] if e.references else None, e.spec)
+            for e, picture in zip(examples, pictures, strict=True)
+        ]
+
+    def _update(self, groups: Groups, own: Tensor, number: int, processes: Processes) -> Update:
+        """One of the step's updates, on every n-th member of each group. All processes have equally many forwards."""
+        count = self.config.updates
+        at = [i for i in range(number, len(own), count) if not own[i].isnan()]
+        counts = [int(n) for n in processes.gathered([len(at)])]
+        weights = [1.0] * len(at) + [0.0] * (max(counts) - len(at))
+        at += [number] * (max(counts) - len(at))
+        size, micros = self.config.micro_batch or max(1, len(at)), list[Part]()
+        for start in range(0, len(at), size):
+            part = tuple(at[start : start + size])
+            numbers, ids = tuple(groups.numbers[i] for i in part), tuple(groups.ids[i] for i in part)
+            for step in range(self.config.sampler.trained):
+                micros.append(Part(numbers, ids, step, part, tuple(weights[start : start + size]), number == 0))
+        return Update(micros, sum(counts) * self.config.sampler.trained)
+
+    # --- loss ---------------------------------------------------------------------------------------------------------
+
+    def losses(self, micro: Part, draws: Draws) -> Tensor:
+        """−min(r·A, clip(r)·A) + β·KL of each sample at this level."""
+        config, i, at = self.config, micro.step, list(micro.at)
+        rolled, way = self.rolled, self.rolled.trajectory
+        given = rolled.given.at(at)
+        x, next_x = way.points[i][at], way.points[i + 1][at]
+        kept = way.negatives[i]
+        negative = kept[at] if micro.fresh and kept is not None else None
+        v, _ = self.sampler.velocity(self.transformer, given, i, x, negative)
+        drawn = self.sampler.step(i, x, v, next_x)
+        advantage = rolled.advantages[at].nan_to_num()
+        losses, ratio = clipped_losses(drawn.log_prob, way.log_probs[i][at], advantage, config.clip)
+        weights = torch.tensor(micro.weights, device=self.device)
+        if config.beta:
+            with torch.no_grad(), without_adapters(self.transformer):
+                v_before, _ = self.sampler.velocity(self.transformer, given, i, x)
+            before = self.sampler.step(i, x, v_before, next_x).mean
+            std = drawn.std if config.kl == "exact" else self.sampler.deviation(i, drawn.std)
+            divergence = flow.gaussian_kl(drawn.mean, before, std)
+            losses = losses + config.beta * divergence
+            self.notes.add("kl", divergence[weights > 0])
+            self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
+        self.notes.add("ratio_off", (ratio - 1).abs()[weights > 0])
+        self.notes.add("clipped", ((ratio - 1).abs() > config.clip).float()[weights > 0])
+        return losses * weights
+
+    def told(self, processes: Processes) -> dict[str, Any]:
+        return self.notes.means(processes)
+
+    # --- as the base stage --------------------------------------------------------------------------------------------
+
+    def show(self) -> list[Shown]:
+        return self.base.show()
+
+    def export(self, folder: Path, weights: Tensors) -> None:
+        """The model with the adapters merged into it, and the adapters beside it."""
+        self.base.export(folder, weights)
+
+
+def _by_prompt(of: Sequence[int], latents: Tensor) -> list[Tensor]:
+    """The latents of each prompt's samples."""
+    return [latents[[i for i, own in enumerate(of) if own == prompt]] for prompt in sorted(set(of))]
+
+
+def _base(config: GrpoConfig) -> KontextStage | JointStage:
+    """The stage whose model this is."""
+    shared = {name: getattr(config, name) for name in DitConfig.model_fields} | {
+        "model": config.model,
+        "lora": config.lora,
+    }
+    if find_model(config.model).kind == "kontext":
+        if config.mllm is not None:
+            raise BadInput("a Kontext model has no language model", f"mllm: {config.mllm}", "leave mllm out")
+        length = config.max_sequence_length
+        return KontextStage(KontextConfig(**shared | {"stage": "kontext", "max_sequence_length": length}))
+    more = {"stage": "joint", "mllm": config.mllm, "reference": config.reference, "tune": TuneConfig(connector=False)}
+    return JointStage(JointConfig(**shared | more))
