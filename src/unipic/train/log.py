@@ -20,11 +20,16 @@ from unipic.files import write_whole
 from unipic.pictures import SETTINGS_KEY, load, save_png
 from unipic.report import Page, Picture
 from unipic.train.lines import append_line, read_lines, truncate_after
+from unipic.train.watch import Watch
 
 SMOOTH = 0.98  # of the bar's loss, that a step keeps
 SETTLED = 50  # losses, before there is a usual one
 SMOOTHED = ("loss", "grad_norm")  # curves that are drawn smoothed over themselves
 GRIDS = f"step_{'[0-9]' * 8}.png"
+ALARM = (
+    "**Alarm**: the reward that is trained on rises while the one that is held out falls. The model has found a way to "
+    "please the reward that was not meant; look at the pictures, and stop here or before."
+)
 GAP = 4  # pixels between the pictures of a grid
 
 
@@ -50,6 +55,9 @@ class RunLog:
                     path.unlink()
             if not start:
                 (run / "wandb_id.txt").unlink(missing_ok=True)
+        self.watch = Watch()
+        for line in read_lines(self.path) if first else ():
+            self._alarming(line)
         self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
         self.bar = tqdm(total=config.steps, initial=start, disable=None if first else True, unit="step", leave=False)
         self.loss: float | None = None
@@ -74,12 +82,14 @@ class RunLog:
     def add(self, record: dict[str, Any]) -> None:
         """What one step says: every so many steps to the file, and always what was skipped or a spike."""
         loss, step = record["loss"], record["step"]
+        if self._alarming(record):
+            record = record | {"alarm": True}
         if math.isfinite(loss):
             self.loss = loss if self.loss is None else SMOOTH * self.loss + (1 - SMOOTH) * loss
             self.seen += 1
         if not self.first:
             return
-        if step % self.config.log_every == 0 or step == self.config.steps or "samples" in record:
+        if step % self.config.log_every == 0 or step == self.config.steps or {"samples", "alarm"} & record.keys():
             now = time.perf_counter()
             speed = (step - self.step) * self.config.batch / (now - self.since)
             self.step, self.since = step, now
@@ -89,6 +99,12 @@ class RunLog:
                 tracker.add(step, {k: v for k, v in line.items() if isinstance(v, float)})
             self.bar.set_postfix(loss=f"{self.loss or loss:.4f}", samples=f"{speed:.1f}/s", refresh=False)
         self.bar.update()
+
+    def _alarming(self, record: dict[str, Any]) -> bool:
+        """Of reinforcement with a reward that is only watched (see `Watch`)."""
+        if "held_out" not in record or "reward" not in record:
+            return False
+        return self.watch.add(record["reward"], record["held_out"])
 
     def show(self, shown: Sequence[Shown], step: int) -> None:
         """A grid of pictures as samples/step_*.png, with its captions beside it."""
@@ -121,6 +137,10 @@ class RunLog:
         for kind, title in titles.items():
             if rows := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get(kind)]:
                 page.table(title, ("step", "samples"), rows)
+        if alarms := [line for line in lines if line.get("alarm")]:
+            page.text(ALARM)
+            seen = [(line["step"], f"{line['reward']:.4g}", f"{line['held_out']:.4g}") for line in alarms]
+            page.table("Alarms", ("step", "reward", "held out"), seen)
         if grids := sorted((self.run / "samples").glob(GRIDS)):
             ends = dict.fromkeys((grids[0], grids[-1]))
             page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])
