@@ -18,6 +18,7 @@ from unipic.train.grpo import Groups, GrpoStage, Part
 from unipic.train.loop import Update, advance
 from unipic.train.lora import merged, without_adapters
 from unipic.train.optim import Weights
+from unipic.train.policy import normalised
 from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 
@@ -88,14 +89,14 @@ def test_the_first_update_s_ratio_is_one(model: str, task: str, merge: bool) -> 
 
 def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: ReferenceSD3) -> Tensor:
     """In float64, a sample at a time: −min(r·A, clip(r)·A) + β·‖mean − mean_before‖² / (2s² · dimensions)."""
-    config, way, given = made.config, made.rolled.trajectory, made.rolled.given
+    config, walked, given = made.config, made.rolled.trajectory.steps[micro.step], made.rolled.given
     sigmas, i = made.sampler.sigmas.double().tolist(), micro.step
     a, b = sigmas[i], sigmas[i + 1]
     s = config.sampler.noise_level * math.sqrt(a / (1 - (sigmas[1] if a == 1 else a)))
     std = s * math.sqrt(a - b)
     losses = []
     for at in micro.at:
-        x, next_x = way.points[i][at][None].double(), way.points[i + 1][at][None].double()
+        x, next_x = walked.x[at][None].double(), walked.next_x[at][None].double()
         references = [r[at][None].double() for r in given.references]
 
         def mean(net: ReferenceSD3, x: Tensor = x, at: int = at, references: list[Tensor] = references) -> Tensor:
@@ -112,7 +113,7 @@ def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: Referen
 
         m = mean(own)
         log_prob = (-((next_x - m) ** 2) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2).mean()
-        ratio = (log_prob - way.log_probs[i][at].double()).exp()
+        ratio = (log_prob - walked.log_prob[at].double()).exp()
         advantage = float(made.rolled.advantages[at])
         bounded = ratio.clamp(1 - config.clip, 1 + config.clip)
         loss = -torch.minimum(ratio * advantage, bounded * advantage)
@@ -167,8 +168,9 @@ def test_a_rollout_does_not_depend_on_how_it_is_split() -> None:
     for made in (whole, split):
         rolled(made, step=3)
     a, b = whole.rolled, split.rolled
-    for one, other in zip(a.trajectory.points, b.trajectory.points, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert a.trajectory.steps.keys() == b.trajectory.steps.keys() == set(range(TRAINED))
+    for i, walked in a.trajectory.steps.items():
+        torch.testing.assert_close(walked.next_x, b.trajectory.steps[i].next_x, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(a.advantages, b.advantages, rtol=0.02, atol=0.02)  # of pictures in whole grey levels
 
 
@@ -177,11 +179,11 @@ def test_members_of_a_group_share_their_prompt_and_nothing_else() -> None:
     groups, _ = rolled(made)
     assert len(groups.prompts) == BATCH // GROUP
     assert groups.of == (0,) * GROUP + (1,) * GROUP
-    given, points = made.rolled.given, made.rolled.trajectory.points
+    given, starts = made.rolled.given, made.rolled.trajectory.steps[0].x
     assert torch.equal(given.condition.tokens[0], given.condition.tokens[GROUP - 1])
     assert not torch.equal(given.condition.tokens[0], given.condition.tokens[GROUP])
     assert torch.equal(given.references[0][0], given.references[0][GROUP - 1])
-    assert len({tuple(point.flatten()[:4].tolist()) for point in points[0]}) == BATCH
+    assert len({tuple(point.flatten()[:4].tolist()) for point in starts}) == BATCH
     shares = [made.batch(1, range(start, start + 4))[0] for start in (0, 4, 8, 12)]
     assert [share.of for share in shares] == [(0,) * 4] * 4
     assert shares[0].ids == shares[1].ids != shares[2].ids == shares[3].ids
@@ -222,13 +224,63 @@ def test_a_step_is_two_updates_by_the_paper_s_optimizer() -> None:
     assert record["reward"] == pytest.approx(sum(made.notes.values["reward"]) / BATCH)
 
 
+# --- options on the same rollout --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"kind": "cps"}, {"window": 2}, {"window": 1, "window_starts": 1}])
+@pytest.mark.parametrize("guard", [False, True])
+def test_variants_begin_with_a_ratio_of_one(options: dict[str, Any], guard: bool) -> None:
+    made = grpo("tiny-kontext", "edit", guard=guard, sampler={**RAW["sampler"], **options})  # type: ignore[dict-item]
+    _, updates = rolled(made)
+    for micro in (micro for update in updates for micro in update.micros):
+        made.losses(micro, None)  # type: ignore[arg-type]
+    assert max(made.notes.values["ratio_off"]) <= 1e-5
+    steps = set(made.rolled.trajectory.steps)
+    assert len(steps) == options.get("window", TRAINED)
+    assert updates[0].terms == BATCH // 2 * len(steps)
+
+
+def test_a_group_shares_its_way_to_the_window() -> None:
+    """The whole way before it from one noise, without any other; after its random steps the members differ."""
+    made = grpo("tiny-kontext", "edit", sampler={**RAW["sampler"], "window": 1})  # type: ignore[dict-item]
+    begun = {made.sampler.noisy(0, step).start for step in range(50)}
+    assert begun == {0, 1}
+    step = next(step for step in range(50) if made.sampler.noisy(0, step).start == 1)
+    made.config = made.config.model_copy(update={"seed": 0})
+    groups, _ = rolled(made, step)
+    (walked,) = made.rolled.trajectory.steps.values()
+    for first in (0, GROUP):
+        members = walked.x[first : first + GROUP]
+        assert torch.equal(members, members[:1].expand_as(members))
+        assert len({float(x.sum()) for x in walked.next_x[first : first + GROUP]}) == GROUP
+        noise = Draws(0, [groups.numbers[first]], torch.device("cpu")).normal(*walked.x.shape[1:])
+        with torch.no_grad():
+            alone = made.sampler.follow(made.transformer, made.rolled.given.at([first]), noise, range(1))
+        torch.testing.assert_close(alone, members[:1], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(walked.x[0], walked.x[GROUP])
+
+
+def test_guarded_ratios_are_neither_biased_nor_wider_at_late_steps() -> None:
+    """Log-ratios of Gaussians that moved by the same share of their deviation: plain ones lean below 0."""
+    torch.manual_seed(0)
+    for std in (0.05, 0.5):
+        old, moved = torch.zeros(4000, 1, 1, 1), torch.full((4000, 1, 1, 1), 0.02)
+        drawn = old + std * torch.randn(4000, 1, 1, 1)
+        plain = ((-((drawn - moved) ** 2) + (drawn - old) ** 2) / (2 * std**2)).flatten()
+        guarded = normalised(plain, moved, old, torch.tensor(std))
+        bias = 0.02**2 / (2 * std**2)
+        assert float(plain.mean()) == pytest.approx(-bias, abs=4 * 0.02 / std / math.sqrt(4000))
+        assert float(guarded.mean()) == pytest.approx(0, abs=4 * 0.02 / math.sqrt(4000))
+        assert float(guarded.std()) == pytest.approx(0.02, rel=0.1)  # whatever the deviation
+
+
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 
 def test_merged_adapters_are_the_same_function_and_leave_no_trace() -> None:
     made = grpo("tiny-kontext", "generate")
     rolled(made)
-    given, x = made.rolled.given, made.rolled.trajectory.points[1]
+    given, x = made.rolled.given, made.rolled.trajectory.steps[1].x
     with torch.no_grad():
         before = {name: p.clone() for name, p in made.transformer.named_parameters()}
         beside = made.sampler.velocity(made.transformer, given, 1, x)[0]

@@ -66,7 +66,7 @@ def test_the_objective_is_clipped_on_the_side_that_would_gain(clip: float) -> No
     old = torch.randn(200, generator=generator)
     log_prob = (old + 2 * clip * torch.randn(200, generator=generator)).requires_grad_()
     advantage = torch.randn(200, generator=generator)
-    losses, ratio = clipped_losses(log_prob, old, advantage, clip)
+    losses, ratio = clipped_losses(log_prob - old, advantage, clip)
     for i in range(200):
         r, a = math.exp(log_prob[i].item() - old[i].item()), advantage[i].item()
         assert losses[i].item() == pytest.approx(-min(r * a, min(max(r, 1 - clip), 1 + clip) * a), rel=1e-4, abs=1e-7)

@@ -39,7 +39,7 @@ from unipic.train.lora import LoraConfig, merged, without_adapters
 from unipic.train.metaquery import Reference
 from unipic.train.notes import Notes
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors
-from unipic.train.policy import Deviation, advantages, clipped_losses
+from unipic.train.policy import Deviation, advantages, clipped_losses, normalised
 from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.train.rollout import Given, Sampler, SamplerConfig, Trajectory, joined
@@ -63,9 +63,9 @@ class GrpoConfig(DitConfig):
 
     rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process.
     advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
-    the ratio; log-probabilities are averaged over dimensions, so it is close to 1. beta: weight of the KL to the model
-    without adapters. kl: the reference implementation's form, to which the paper's 0.04 belongs, or the exact one.
-    rewards: by name, summed by their weights. held_out: others, which are only watched.
+    the ratio; log-probabilities are averaged over dimensions, so it is close to 1. guard: see `policy.normalised`.
+    beta: weight of the KL to the model without adapters. kl: the reference implementation's form, to which the paper's
+    0.04 belongs, or the exact one. rewards: by name, summed by their weights. held_out: others, which are only watched.
     """
 
     stage: Literal["grpo"]
@@ -83,6 +83,7 @@ class GrpoConfig(DitConfig):
     advantage: Deviation = "group"
     advantage_limit: Annotated[float, Field(gt=0)] = 5.0
     clip: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    guard: bool = False
     beta: Annotated[float, Field(ge=0)] = 0.04
     kl: Literal["reference", "exact"] = "reference"
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, schedule="constant")
@@ -132,6 +133,10 @@ class Rolled:
     advantages: Tensor
 
 
+Pending = tuple[Future[Scores], Future[Scores]]
+"""By the rewards, and by those that are held out"""
+
+
 class GrpoStage:
     """A DiT with adapters, and what speaks to it, as another stage has them; here are the rollouts and the loss."""
 
@@ -172,7 +177,7 @@ class GrpoStage:
         self.notes.clear()
         given = self._given(groups)
         with merged(self.transformer) if self.config.merge and self.alone else nullcontext():
-            trajectory, pending = self._sampled(groups, given)
+            trajectory, pending = self._sampled(groups, given, self.sampler.noisy(self.config.seed, step))
         with processes.together():
             scored = [(future.result(), held.result()) for future, held in pending]
         rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
@@ -195,19 +200,32 @@ class GrpoStage:
         references = [latents[of] for latents in self.base.references(prompts)]
         return Given(Condition(condition.tokens[of], condition.pooled[of]), negative, references)
 
-    def _sampled(self, groups: Groups, given: Given) -> tuple[Trajectory, list[tuple[Future[Scores], Future[Scores]]]]:
+    def _sampled(
+        self, groups: Groups, given: Given, noisy: range
+    ) -> tuple[Trajectory, list[tuple[Future[Scores], Future[Scores]]]]:
         """Trajectories of all samples, and their scores, which are computed while the next ones are sampled."""
         size = self.config.rollout_batch or len(groups.numbers)
         shape = self.base.latents.of(pictures_of(groups.prompts[:1])).shape[1:]
         parts, pending = [], []
+        shared = self._shared(groups, given, shape, noisy.start) if self.config.sampler.window else None
         with ThreadPoolExecutor(1) as pool:
             for start in range(0, len(groups.numbers), size):
                 part = slice(start, start + size)
                 draws = Draws(self.config.seed, groups.numbers[part], self.device)
-                parts.append(self.sampler.roll(self.transformer, given.at(part), draws, shape))
+                own = draws.normal(*shape)
+                x = own if shared is None else shared[part]
+                parts.append(self.sampler.roll(self.transformer, given.at(part), x, draws, noisy))
                 samples = self._samples(groups, range(len(groups.numbers))[part], parts[-1].end)
                 pending.append((pool.submit(self.rewards.score, samples), pool.submit(self.held_out.score, samples)))
         return joined(parts), pending
+
+    def _shared(self, groups: Groups, given: Given, shape: Sequence[int], stop: int) -> Tensor:
+        """Where the random steps begin: groups set out from one noise, that of their first members, and go together."""
+        firsts = [number - number % self.config.batch % self.config.group for number in groups.numbers]
+        at = [groups.of.index(prompt) for prompt in sorted(set(groups.of))]
+        noise = Draws(self.config.seed, [firsts[i] for i in at], self.device).normal(*shape)
+        x = self.sampler.follow(self.transformer, given.at(at), noise, range(stop))
+        return x[[sorted(set(groups.of)).index(prompt) for prompt in groups.of]]
 
     def _samples(self, groups: Groups, at: Sequence[int], latents: Tensor) -> list[Sample]:
         pictures = [self.base.vae.decode(latent) for latent in torch.split(latents, 1)]
@@ -229,24 +247,25 @@ class GrpoStage:
         for start in range(0, len(at), size):
             part = tuple(at[start : start + size])
             numbers, ids = tuple(groups.numbers[i] for i in part), tuple(groups.ids[i] for i in part)
-            for step in range(self.config.sampler.trained):
+            for step in self.rolled.trajectory.steps:
                 micros.append(Part(numbers, ids, step, part, tuple(weights[start : start + size]), number == 0))
-        return Update(micros, sum(counts) * self.config.sampler.trained)
+        return Update(micros, sum(counts) * len(self.rolled.trajectory.steps))
 
     # --- loss ---------------------------------------------------------------------------------------------------------
 
     def losses(self, micro: Part, draws: Draws) -> Tensor:
         """−min(r·A, clip(r)·A) + β·KL of each sample at this level."""
         config, i, at = self.config, micro.step, list(micro.at)
-        rolled, way = self.rolled, self.rolled.trajectory
-        given = rolled.given.at(at)
-        x, next_x = way.points[i][at], way.points[i + 1][at]
-        kept = way.negatives[i]
-        negative = kept[at] if micro.fresh and kept is not None else None
+        rolled, walked = self.rolled, self.rolled.trajectory.steps[i]
+        given, x, next_x = rolled.given.at(at), walked.x[at], walked.next_x[at]
+        negative = walked.negative[at] if micro.fresh and walked.negative is not None else None
         v, _ = self.sampler.velocity(self.transformer, given, i, x, negative)
         drawn = self.sampler.step(i, x, v, next_x)
         advantage = rolled.advantages[at].nan_to_num()
-        losses, ratio = clipped_losses(drawn.log_prob, way.log_probs[i][at], advantage, config.clip)
+        log_ratio = drawn.log_prob - walked.log_prob[at]
+        if config.guard:
+            log_ratio = normalised(log_ratio, drawn.mean, walked.mean[at], drawn.std)
+        losses, ratio = clipped_losses(log_ratio, advantage, config.clip)
         weights = torch.tensor(micro.weights, device=self.device)
         if config.beta:
             with torch.no_grad(), without_adapters(self.transformer):

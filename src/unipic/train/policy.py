@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unipic.flow import gaussian_kl
+
 LEAST_VALID = 4  # scores of a group, below which its mean says too little
 SAME = 1e-6  # deviation of rewards below which a group has nothing to tell
 BATCH_EPSILON = 1e-4  # the reference implementation's, beside the batch's deviation
@@ -37,9 +39,19 @@ def advantages(rewards: Tensor, deviation: Deviation = "group", limit: float = 5
     return torch.where(kept, scaled, torch.nan).float()
 
 
-def clipped_losses(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def normalised(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+    """GRPO-Guard's ratio (Wang et al. 2025, eq. 8): std · (log r + (mean − old mean)² / 2·std²).
+
+    The log-ratio of Gaussians is below 0 on average, the more so the smaller their deviation, so that plain clipping
+    lets the late steps go too far. This one is 0 on average and as wide at every level. B, averaged over dimensions.
+    """
+    bias = gaussian_kl(mean, old_mean, std)
+    return std.flatten() * (log_ratio + bias)
+
+
+def clipped_losses(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """The negated clipped objective of each sample, −min(r·A, clip(r, 1 ± clip)·A), and the ratios r = p / p_old; B."""
-    ratio = (log_prob - old_log_prob).exp()
+    ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(ratio * advantage, bounded * advantage), ratio
 

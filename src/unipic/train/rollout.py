@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,9 +20,12 @@ from unipic.types import Condition
 
 
 class SamplerConfig(Strict):
-    """steps: T. noise_level: a. kind: the stochastic equation of Flow-GRPO, or CPS (see `flow.cps_step`).
+    """steps: T. noise_level: a, in the steps that are random. kind: the stochastic equation of Flow-GRPO, or CPS (see
+    `flow.cps_step`).
 
     negative_gradient: whether guidance's negative branch has one; in the reference implementation it has none.
+    window: so many steps alone are random, and learnt from; a group shares the way to them, which is sampled once. They
+    begin before level window_starts, by default in the first half.
     trained: how many steps, the first, are learnt from; the last is nearly deterministic, its log-probability explodes.
     """
 
@@ -30,6 +34,8 @@ class SamplerConfig(Strict):
     trained: Annotated[int, Field(ge=1)] = 9
     noise_level: Annotated[float, Field(gt=0)] = 0.7
     guidance_scale: Annotated[float, Field(ge=1)] = 4.5
+    window: Annotated[int, Field(ge=1)] | None = None
+    window_starts: Annotated[int, Field(ge=1)] | None = None
     negative_gradient: bool = False
 
 
@@ -52,29 +58,38 @@ def _of(condition: Condition, which: slice | list[int]) -> Condition:
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """B samples' ways. points: of every level up to where training ends, T'+1 of B×C×H×W. negatives: v⁻ at the first
-    T' of them, as it was then. log_probs: T' of B. end: B×C×H×W.
+class Walked:
+    """A step that is learnt from. x, next_x: where it began and led, B×C×H×W. mean, log_prob: of where it led, as the
+    policy was then. negative: its v⁻, likewise.
     """
 
-    points: list[Tensor]
-    negatives: list[Tensor | None]
-    log_probs: list[Tensor]
+    x: Tensor
+    next_x: Tensor
+    mean: Tensor
+    log_prob: Tensor
+    negative: Tensor | None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """B samples' ways. steps: by their levels, those that are learnt from. end: B×C×H×W."""
+
+    steps: dict[int, Walked]
     end: Tensor
 
 
 def joined(parts: Sequence[Trajectory]) -> Trajectory:
     """Several as one."""
 
-    def cat(columns: Iterable[Sequence[Tensor]]) -> list[Tensor]:
-        return [torch.cat(list(column)) for column in zip(*columns, strict=True)]
+    def cat(tensors: Iterable[Tensor | None]) -> Any:
+        known = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(known) if known else None
 
-    guided = parts[0].negatives[0] is not None
-    negatives: list[Tensor | None] = [None] * len(parts[0].negatives)
-    if guided:
-        negatives = [*cat([v for v in part.negatives if v is not None] for part in parts)]
-    ends = torch.cat([part.end for part in parts])
-    return Trajectory(cat(p.points for p in parts), negatives, cat(p.log_probs for p in parts), ends)
+    names = ("x", "next_x", "mean", "log_prob", "negative")
+    steps = {
+        i: Walked(*(cat(getattr(part.steps[i], name) for part in parts) for name in names)) for i in parts[0].steps
+    }
+    return Trajectory(steps, cat(part.end for part in parts))
 
 
 class Sampler:
@@ -108,20 +123,38 @@ class Sampler:
         v = forward(transformer, given.condition, given.references, x, self.sigmas[i])
         return negative + self.config.guidance_scale * (v - negative), negative
 
+    def noisy(self, seed: int, step: int) -> range:
+        """The levels whose steps are random: all, or a window that begins anywhere in the first half (MixGRPO,
+        Flow-GRPO-Fast), where the seed and the rollout's step say.
+        """
+        config = self.config
+        if config.window is None:
+            return range(config.steps)
+        starts = min(config.window_starts or config.steps // 2, config.trained)
+        start = int(np.random.default_rng([seed, step, config.steps]).integers(starts))
+        return range(start, min(start + config.window, config.steps))
+
     @torch.no_grad()
-    def roll(self, transformer: KontextTransformer, given: Given, draws: Draws, shape: Sequence[int]) -> Trajectory:
-        """B samples from noise to latents. shape: C×H×W. Noise is each sample's own, whoever shares its forward."""
-        x = draws.normal(*shape)
-        points, negatives, log_probs = [x], list[Tensor | None](), list[Tensor]()
-        for i in range(self.config.steps):
+    def follow(self, transformer: KontextTransformer, given: Given, x: Tensor, levels: range) -> Tensor:
+        """The flow's own way, without noise. x: B×C×H×W at the first of the levels."""
+        for i in levels:
+            x = flow.euler(x, self.velocity(transformer, given, i, x)[0], self.sigmas[i], self.sigmas[i + 1])
+        return x
+
+    @torch.no_grad()
+    def roll(self, transformer: KontextTransformer, given: Given, x: Tensor, draws: Draws, noisy: range) -> Trajectory:
+        """B samples from the first noisy level to latents, by each sample's own noise, whoever shares its forward.
+
+        x: B×C×H×W. After the noisy levels the flow is followed.
+        """
+        steps = {}
+        for i in noisy:
             v, negative = self.velocity(transformer, given, i, x)
-            drawn = self.step(i, x, v, z=draws.normal(*shape))
-            x = drawn.next
+            drawn = self.step(i, x, v, z=draws.normal(*x.shape[1:]))
             if i < self.config.trained:
-                points.append(x)
-                negatives.append(negative)
-                log_probs.append(drawn.log_prob)
-        return Trajectory(points, negatives, log_probs, x)
+                steps[i] = Walked(x, drawn.next, drawn.mean, drawn.log_prob, negative)
+            x = drawn.next
+        return Trajectory(steps, self.follow(transformer, given, x, range(noisy.stop, self.config.steps)))
 
 
 def forward(
