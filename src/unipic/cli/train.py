@@ -22,13 +22,12 @@ def train(
     run_dir: Annotated[Path | None, option("the run's folder  [default: runs/RECIPE]")] = None,
 ) -> None:
     """Train as a recipe says; the same command again goes on where it stopped."""
-    from unipic.train.loop import train as run
-    from unipic.train.stages import read, stage_of
+    from unipic.train.stages import read, run_recipe
 
     warnings.simplefilter("ignore", PromptCut)  # a line for each of thousands of texts
     config = read(recipe, sets or [])
     folder = run_dir or Path("runs") / recipe.removesuffix(".yaml").lstrip("./")
-    model = run(stage_of(config), folder)
+    model = run_recipe(config, folder)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         typer.echo(str(model))
 

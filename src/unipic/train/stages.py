@@ -14,13 +14,14 @@ from unipic.train.align import AlignConfig, AlignStage
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.joint import JointConfig, JointStage
 from unipic.train.kontext import KontextConfig, KontextStage
-from unipic.train.loop import Stage
+from unipic.train.loop import Stage, train
 from unipic.train.mllm import MllmConfig, MllmStage
+from unipic.train.pdtr import PdtrConfig, reinforce
 from unipic.train.text import TextConfig, TextStage
 from unipic.train.vae import VaeConfig, VaeStage
 
 AnyConfig = Annotated[
-    VaeConfig | TextConfig | MllmConfig | KontextConfig | AlignConfig | JointConfig | GrpoConfig,
+    VaeConfig | TextConfig | MllmConfig | KontextConfig | AlignConfig | JointConfig | GrpoConfig | PdtrConfig,
     Field(discriminator="stage"),
 ]
 STAGES: dict[str, Callable[[Any], Stage]] = {
@@ -49,6 +50,13 @@ def stage_of(config: Any) -> Stage:
         if command is None or Path(error.where).exists():
             raise
         raise BadInput(error.what, error.where, f"run `{command}` first") from None
+
+
+def run_recipe(config: Any, run: Path) -> Path:
+    """Train as a resolved configuration says, in a run's folder. Returns the folder of the trained model."""
+    if isinstance(config, PdtrConfig):
+        return reinforce(config, run)
+    return train(stage_of(config), run)
 
 
 def _maker(folder: str) -> str | None:

@@ -1,0 +1,116 @@
+"""PDTR's parts in turn: each from the last one's model, both tasks judged around each, one model out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL.Image import Image
+from pydantic import TypeAdapter
+
+from unipic.config import resolve
+from unipic.models.find import find_model
+from unipic.models.kontext import load_transformer
+from unipic.models.lora import merge_lora
+from unipic.rewards.world import WorldReward
+from unipic.train.pdtr import PdtrConfig, part_config
+from unipic.train.stages import AnyConfig, run_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
+RAW: dict[str, Any] = {
+    "stage": "pdtr",
+    "grpo": {
+        "stage": "grpo",
+        "model": "tiny-kontext",
+        "steps": 1,
+        "batch": 8,
+        "group": 4,
+        "lora": {"rank": 2, "alpha": 4},
+        "sampler": {"steps": 3, "trained": 2},
+        "optimizer": {"lr": 0.05},
+        "data": {"phases": [{"resolution": 64}]},
+        "ema": None,
+        "show": {"count": 0},
+    },
+    "parts": [{"tasks": ["edit"], "steps": 2}, {"tasks": ["generate"], "steps": 1}],
+    "evaluate": {"n": 3, "steps": 1},
+}
+
+
+def recipe(**more: Any) -> PdtrConfig:
+    config = resolve(TypeAdapter(AnyConfig), {**RAW, **more}, "test")
+    assert isinstance(config, PdtrConfig)
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pdtr") / "run"
+    with pytest.MonkeyPatch.context() as patch:  # the verifier finds no difference between pictures of noise
+        patch.setattr(WorldReward, "score", lambda _, samples: [redness(s.picture) for s in samples])
+        assert run_recipe(recipe(), folder) == folder / "model"
+    return folder
+
+
+def redness(picture: Image) -> float:
+    red, green, _ = picture.resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
+    return float(red - green)
+
+
+def test_both_tasks_are_judged_before_between_and_after(run: Path) -> None:
+    for name in ("eval-0", "eval-1", "eval-2"):
+        scores = json.loads((run / name / "scores.json").read_text())
+        assert scores["geneval"]["overall"] is not None
+        assert scores["edit"]["overall"] is not None
+    page = (run / "report.html").read_text()
+    assert all(words in page for words in ("before", "after 1-edit", "after 2-generate", "of novel combinations"))
+
+
+def test_each_part_is_a_run_from_the_model_before_it(run: Path) -> None:
+    config = recipe()
+    first, second = (part_config(config, part, model) for part, model in zip(config.parts, ("a", "b"), strict=True))
+    assert (first.data.tasks, first.steps, first.model) == (("edit",), 2, "a")
+    assert (second.data.tasks, second.steps, second.model) == (("generate",), 1, "b")
+    assert str(run / "1-edit" / "model") in (run / "2-generate" / "config.yaml").read_text()
+    folders = (find_model(str(run / part / "model")) for part in ("1-edit", "2-generate"))
+    before, after = (load_transformer(folder, torch.float32) for folder in folders)
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_the_adapter_of_all_parts_makes_the_same_model(run: Path) -> None:
+    merged = load_transformer(find_model("tiny-kontext"), torch.float32)
+    merge_lora(merged, str(run / "lora"))
+    final = load_transformer(find_model(str(run / "model")), torch.float32)
+    base = load_transformer(find_model("tiny-kontext"), torch.float32)
+    moved = 0.0
+    for (name, ours), wanted, start in zip(
+        merged.named_parameters(), final.parameters(), base.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5, msg=name)
+        moved = max(moved, float((wanted - start).abs().max()))
+    assert moved > 1e-3
+
+
+def test_the_same_command_again_makes_nothing_anew(run: Path) -> None:
+    def times() -> dict[str, int]:
+        weights = [*run.rglob("*.safetensors"), *run.rglob("*.png"), *run.rglob("results.jsonl")]
+        return {str(p): p.stat().st_mtime_ns for p in weights if p.parent != run / "lora"}
+
+    before = times()
+    assert len(before) > 10
+    run_recipe(recipe(), run)
+    assert times() == before
+
+
+def test_rounds_repeat_the_parts(tmp_path: Path) -> None:
+    raw = {"parts": [{"tasks": ["generate", "edit"], "steps": 1}], "rounds": 2, "evaluate": None}
+    run_recipe(recipe(**raw), tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir() if p.is_dir()} == {
+        "1-generate-edit",
+        "2-generate-edit",
+        "model",
+        "lora",
+    }
