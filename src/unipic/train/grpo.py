@@ -177,7 +177,7 @@ class GrpoStage:
         self.notes.clear()
         given = self._given(groups)
         with merged(self.transformer) if self.config.merge and self.alone else nullcontext():
-            trajectory, pending = self._sampled(groups, given, self.sampler.noisy(self.config.seed, step))
+            trajectory, pending = self._sampled(groups, given, self.noisy(step))
         with processes.together():
             scored = [(future.result(), held.result()) for future, held in pending]
         rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
@@ -187,6 +187,14 @@ class GrpoStage:
         own = compared.flatten()[processes.share(self.config.batch)]
         self.rolled = Rolled(given, trajectory, own.to(self.device))
         return [self._update(groups, own, number, processes) for number in range(self.config.updates)]
+
+    def noisy(self, step: int) -> range:
+        """The levels of a rollout whose steps are random."""
+        return self.sampler.noisy(self.config.seed, step)
+
+    def learnt(self) -> Sequence[int]:
+        """The numbers of the losses that each sample has: the levels of its random steps."""
+        return list(self.rolled.trajectory.steps)
 
     @torch.no_grad()
     def _given(self, groups: Groups) -> Given:
@@ -247,9 +255,9 @@ class GrpoStage:
         for start in range(0, len(at), size):
             part = tuple(at[start : start + size])
             numbers, ids = tuple(groups.numbers[i] for i in part), tuple(groups.ids[i] for i in part)
-            for step in self.rolled.trajectory.steps:
+            for step in self.learnt():
                 micros.append(Part(numbers, ids, step, part, tuple(weights[start : start + size]), number == 0))
-        return Update(micros, sum(counts) * len(self.rolled.trajectory.steps))
+        return Update(micros, sum(counts) * len(self.learnt()))
 
     # --- loss ---------------------------------------------------------------------------------------------------------
 

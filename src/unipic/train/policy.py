@@ -56,6 +56,28 @@ def clipped_losses(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[T
     return -torch.minimum(ratio * advantage, bounded * advantage), ratio
 
 
+def negative_aware_losses(
+    v: Tensor, v_then: Tensor, x: Tensor, x0: Tensor, t: Tensor, advantage: Tensor, *, mixture: float, limit: float
+) -> Tensor:
+    """DiffusionNFT's loss of each sample: limit · (r·L⁺ + (1 − r)·L⁻) / mixture, where r = ½ + A / 2·limit; B.
+
+    L± are squared errors of the pictures x − t·v± against x0, each over its own mean absolute error, of the mixtures
+    v⁺ = m·v + (1 − m)·v_then and v⁻ = (1 + m)·v_then − m·v. v, v_then: present velocity and the rollout's, x: the
+    noised picture x0; B×…. t, advantage: B.
+    """
+    t = t.view(-1, *(1,) * (x.ndim - 1))
+
+    def error(velocity: Tensor) -> Tensor:
+        off = x - t * velocity - x0
+        size = off.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+        return off.square().flatten(1).mean(1) / size
+
+    optimal = (0.5 + advantage / (2 * limit)).clamp(0, 1)
+    good = error(mixture * v + (1 - mixture) * v_then)
+    bad = error((1 + mixture) * v_then - mixture * v)
+    return limit * (optimal * good + (1 - optimal) * bad) / mixture
+
+
 def diversity(latents: Tensor) -> Tensor:
     """How far a group's latents are from each other: root mean square over pairs and dimensions. G×… → a scalar."""
     flat = latents.flatten(1).double()

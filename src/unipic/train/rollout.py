@@ -160,7 +160,7 @@ class Sampler:
 def forward(
     transformer: KontextTransformer, condition: Condition, references: Sequence[Tensor], x: Tensor, sigma: Tensor
 ) -> Tensor:
-    """Velocity of B points at one level."""
+    """Velocity of B points at one level, or each at its own."""
     dtype = condition.tokens.dtype
     timestep = (sigma * flow.TRAIN_TIMESTEPS).expand(len(x))
     v: Tensor = transformer(x.to(dtype), condition.tokens, condition.pooled, timestep, references=references)

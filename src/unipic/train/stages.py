@@ -16,12 +16,21 @@ from unipic.train.joint import JointConfig, JointStage
 from unipic.train.kontext import KontextConfig, KontextStage
 from unipic.train.loop import Stage, train
 from unipic.train.mllm import MllmConfig, MllmStage
+from unipic.train.nft import NftConfig, NftStage
 from unipic.train.pdtr import PdtrConfig, reinforce
 from unipic.train.text import TextConfig, TextStage
 from unipic.train.vae import VaeConfig, VaeStage
 
 AnyConfig = Annotated[
-    VaeConfig | TextConfig | MllmConfig | KontextConfig | AlignConfig | JointConfig | GrpoConfig | PdtrConfig,
+    VaeConfig
+    | TextConfig
+    | MllmConfig
+    | KontextConfig
+    | AlignConfig
+    | JointConfig
+    | GrpoConfig
+    | NftConfig
+    | PdtrConfig,
     Field(discriminator="stage"),
 ]
 STAGES: dict[str, Callable[[Any], Stage]] = {
@@ -32,6 +41,7 @@ STAGES: dict[str, Callable[[Any], Stage]] = {
     "align": AlignStage,
     "joint": JointStage,
     "grpo": GrpoStage,
+    "nft": NftStage,
 }
 
 

@@ -1,0 +1,92 @@
+"""DiffusionNFT (Zheng et al. 2025): reinforcement on the forward process, without guidance and without likelihoods.
+
+Rollouts follow the flow. Each picture is noised anew, and the velocity is drawn towards it as much as it was better
+than its group, and away from it as much as it was worse: both are mixtures of the present velocity and the rollout's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unipic import flow
+from unipic.train.flow_loss import times
+from unipic.train.grpo import Groups, GrpoConfig, GrpoStage, Part
+from unipic.train.loop import Update
+from unipic.train.lora import without_adapters
+from unipic.train.policy import negative_aware_losses
+from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.train.rollout import SamplerConfig, forward
+
+
+class NftConfig(GrpoConfig):
+    """As `grpo`; of its sampler there are only steps and guidance, of its loss beta.
+
+    levels: noise levels that each picture is learnt from at. mixture: how far the present velocity counts in what is
+    drawn to the picture and away from it (the paper's β).
+    """
+
+    stage: Literal["nft"]  # type: ignore[assignment]
+    levels: Annotated[int, Field(ge=1)] = 9
+    mixture: Annotated[float, Field(gt=0, le=1)] = 1.0
+    sampler: SamplerConfig = SamplerConfig(guidance_scale=1.0)
+    beta: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class NftStage(GrpoStage):
+    """Rollouts as `GrpoStage` has them, another loss."""
+
+    config: NftConfig
+
+    def rollout(self, micros: Sequence[Groups], step: int, processes: Processes) -> list[Update]:
+        self.before = {name: p.detach().clone() for name, p in self._adapters()}
+        return super().rollout(micros, step, processes)
+
+    def noisy(self, step: int) -> range:
+        return range(0)
+
+    def learnt(self) -> Sequence[int]:
+        return range(self.config.levels)
+
+    def losses(self, micro: Part, draws: Draws) -> Tensor:
+        config, at = self.config, list(micro.at)
+        given, x0 = self.rolled.given.at(at), self.rolled.trajectory.end[at]
+        draws = Draws(config.seed, [number * config.levels + micro.step for number in micro.numbers], self.device)
+        noise, t = draws.normal(*x0.shape[1:]), times(config.times, draws)
+        x = flow.interpolate(x0, noise, t)
+        v = forward(self.transformer, given.condition, given.references, x, t)
+        with torch.no_grad():
+            with nullcontext() if micro.fresh else self._as_it_rolled():
+                v_then = forward(self.transformer, given.condition, given.references, x, t)
+            with without_adapters(self.transformer):
+                v_before = forward(self.transformer, given.condition, given.references, x, t)
+        advantage = self.rolled.advantages[at].nan_to_num()
+        losses = negative_aware_losses(
+            v, v_then, x, x0, t, advantage, mixture=config.mixture, limit=config.advantage_limit
+        )
+        drift = (v - v_before).square().flatten(1).mean(1)
+        weights = torch.tensor(micro.weights, device=self.device)
+        self.notes.add("kl", drift[weights > 0])
+        self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
+        return (losses + config.beta * drift) * weights
+
+    def _adapters(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
+
+    @contextmanager
+    def _as_it_rolled(self) -> Iterator[None]:
+        """The adapters as they were in the rollout."""
+        now = {name: p.data for name, p in self._adapters()}
+        for name, p in self._adapters():
+            p.data = self.before[name]
+        try:
+            yield
+        finally:
+            for name, p in self._adapters():
+                p.data = now[name]
