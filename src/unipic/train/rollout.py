@@ -114,9 +114,18 @@ class Sampler:
     def velocity(
         self, transformer: KontextTransformer, given: Given, i: int, x: Tensor, negative: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Guided, and the negative branch's own, which has no gradient. negative: that one, where it is known."""
+        """Guided, and the negative branch's own, which has no gradient. negative: that one, where it is known.
+
+        Without any gradient both branches share a forward.
+        """
         if given.negative is None:
             return forward(transformer, given.condition, given.references, x, self.sigmas[i]), None
+        if negative is None and not torch.is_grad_enabled():
+            both = Condition.cat([given.negative, given.condition])
+            references = [torch.cat([r, r]) for r in given.references]
+            pair = forward(transformer, both, references, torch.cat([x, x]), self.sigmas[i])
+            negative, v = pair.chunk(2)
+            return negative + self.config.guidance_scale * (v - negative), negative
         if negative is None or self.config.negative_gradient:
             with nullcontext() if self.config.negative_gradient else torch.no_grad():
                 negative = forward(transformer, given.negative, given.references, x, self.sigmas[i])
