@@ -104,7 +104,7 @@ class Plain:
 
 def main(model: str, task: str, sets: list[str]) -> None:
     raw = {"stage": "grpo", "model": model, "steps": 1, "batch": 32, "group": 8, "micro_batch": 16, "rollout_batch": 32}
-    raw |= {"data": {"tasks": [task], "phases": [{"resolution": 64}]}}
+    raw |= {"rewards": {"world": {"kind": "world"}}, "data": {"tasks": [task], "phases": [{"resolution": 64}]}}
     stage: Any = stage_of(resolve(TypeAdapter(AnyConfig), raw, "benchmark", sets))
     stage.place(PROCESSES)
     torch.manual_seed(0)

@@ -28,6 +28,7 @@ RAW = {
     "batch": BATCH,
     "group": GROUP,
     "lora": {"rank": 4, "alpha": 8},
+    "rewards": {"world": {"kind": "world"}},
     "optimizer": {"lr": 3e-4, "betas": [0.9, 0.999], "weight_decay": 0.0, "schedule": "constant"},
     "sampler": {"steps": STEPS, "trained": TRAINED, "guidance_scale": 3.0},
 }

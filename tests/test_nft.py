@@ -60,7 +60,11 @@ def test_it_draws_towards_good_pictures_and_away_from_bad_ones() -> None:
 def nft(**more: Any) -> NftStage:
     data = {"tasks": ["edit"], "phases": [{"resolution": 64}], "sources": [{"kind": "world", "texts": {"prompt": 1}}]}
     raw = {"stage": "nft", "model": "tiny-kontext", "batch": BATCH, "group": GROUP, "levels": LEVELS}
-    raw |= {"lora": {"rank": 4, "alpha": 8}, "sampler": {"steps": 4, "trained": 3, "guidance_scale": 1.0}}
+    raw |= {
+        "rewards": {"world": {"kind": "world"}},
+        "lora": {"rank": 4, "alpha": 8},
+        "sampler": {"steps": 4, "trained": 3, "guidance_scale": 1.0},
+    }
     raw |= {"optimizer": {"lr": 1e-3, "schedule": "constant"}}
     made: NftStage = calm(stage(raw, data=data, **more))
     made.rewards = Redness()  # type: ignore[assignment]

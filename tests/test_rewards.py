@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unipic.errors import UnipicError
+from unipic.rewards.brightness import BrightnessReward
 from unipic.rewards.reward import Sample, WeightedSum
 from unipic.rewards.world import WorldReward, judge
 from unipic.world import edits, language, verify
@@ -90,3 +91,9 @@ def test_a_soft_score_tells_near_from_far() -> None:
         assert (verdict.right, nothing.right) == (False, False)
         assert 1 > verdict.soft > nothing.soft
     assert found >= 5
+
+
+def test_brightness_is_the_mean_luma() -> None:
+    pictures = [Image.new("RGB", (8, 8), color) for color in ("black", "white", "gray")]
+    scores = BrightnessReward().score([Sample("", picture) for picture in pictures])
+    assert scores == pytest.approx([0, 1, 128 / 255])

@@ -20,15 +20,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unipic import flow
-from unipic.config import Strict
 from unipic.data.source import Example
 from unipic.errors import BadInput
 from unipic.models.find import find_model
 from unipic.models.kontext import KontextTransformer
 from unipic.models.spec import ModelSpec
 from unipic.models.text import T5_LENGTH
-from unipic.rewards.reward import Reward, Sample, Scores, WeightedSum
-from unipic.rewards.world import WorldReward
+from unipic.rewards.configs import Rewards, opened
+from unipic.rewards.reward import Sample, Scores
 from unipic.train.batches import Batches, pictures_of
 from unipic.train.dit import DitConfig
 from unipic.train.joint import JointConfig, JointStage, TuneConfig
@@ -44,17 +43,6 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.train.rollout import Given, Sampler, SamplerConfig, Trajectory, joined
 from unipic.types import Condition
-
-
-class WorldRewardConfig(Strict):
-    """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0."""
-
-    kind: Literal["world"] = "world"
-    weight: float = 1.0
-    soft: bool = True
-
-    def open(self) -> Reward:
-        return WorldReward(self.soft)
 
 
 class GrpoConfig(DitConfig):
@@ -88,10 +76,8 @@ class GrpoConfig(DitConfig):
     kl: Literal["reference", "exact"] = "reference"
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, schedule="constant")
     ema: EmaConfig | None = EmaConfig(decay=0.9, every=8)
-    rewards: Annotated[dict[str, WorldRewardConfig], Field(min_length=1)] = Field(
-        default_factory=lambda: {"world": WorldRewardConfig()}
-    )
-    held_out: dict[str, WorldRewardConfig] = Field(default_factory=dict)
+    rewards: Annotated[Rewards, Field(min_length=1)]
+    held_out: Rewards = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def groups_are_whole(self) -> GrpoConfig:
@@ -144,8 +130,7 @@ class GrpoStage:
         self.config = config
         self.base = _base(config)
         self.groups = Batches(config.data, config.seed, config.batch // config.group, None)
-        self.rewards = WeightedSum({name: (r.weight, r.open()) for name, r in config.rewards.items()})
-        self.held_out = WeightedSum({name: (r.weight, r.open()) for name, r in config.held_out.items()})
+        self.rewards, self.held_out = opened(config.rewards), opened(config.held_out)
         self.notes = Notes(config.rewards, config.held_out)
 
     def place(self, processes: Processes) -> None:

@@ -22,8 +22,9 @@ from unipic.config import Strict
 from unipic.data.source import Task
 from unipic.evals.run import evaluate_world
 from unipic.report import Page
+from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
-from unipic.train.grpo import GrpoConfig, GrpoStage, WorldRewardConfig
+from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.loop import train
 from unipic.train.lora import LoraConfig, save_lora
 
@@ -35,8 +36,8 @@ class PartConfig(Strict):
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
-    rewards: dict[str, WorldRewardConfig] | None = None
-    held_out: dict[str, WorldRewardConfig] | None = None
+    rewards: Rewards | None = None
+    held_out: Rewards | None = None
 
 
 class EvaluateConfig(Strict):
