@@ -121,6 +121,24 @@ def test_two_processes_train_as_one(calm: Path, tmp_path: Path, stage: str) -> N
     assert shapes[0] == shapes[1]
 
 
+def test_two_processes_reinforce_as_one(calm: Path, tmp_path: Path) -> None:
+    """Groups split between processes are compared as wholes, and the same adapters come of it."""
+    raw = raw_of("grpo-lora", calm, group=4, batch=4, sampler={"steps": 3, "trained": 2}, merge=False, ema=None)
+    raw |= {"model": str(calm / "tiny-kontext"), "rewards": {"bright": {"kind": "brightness"}}}
+    raw["data"] |= {"tasks": ["edit"]}
+    for count in (1, 2):
+        run_in(count, tmp_path, raw, tmp_path / str(count))
+    for one, other in zip(records(tmp_path / "1"), records(tmp_path / "2"), strict=True):
+        assert one["advantage"] > 0
+        for name in ("reward", "reward/bright", "advantage", "kl", "loss", "groups_alike", "edges"):
+            # of pictures in whole grey levels, and of what is left where almost equal numbers are subtracted
+            assert other[name] == pytest.approx(one[name], rel=1e-2, abs=1e-5), name
+    one, two = gradients(tmp_path / "1"), gradients(tmp_path / "2")
+    largest = max(float(gradient.abs().max()) for gradient in one.values())
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=0, atol=1e-2 * largest, msg=name)
+
+
 @pytest.mark.parametrize(("first", "then", "kind"), [(2, 1, "adamw"), (1, 2, "muon")])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, first: int, then: int, kind: str) -> None:
     def part(count: int, steps: int, run: Path) -> None:

@@ -38,7 +38,8 @@ class Notes:
 
     missing: share of samples without a score. groups_too_few, groups_alike: shares of groups that are dropped.
     advantage: mean size. ratio_off: |ratio − 1|. clipped: share beyond the clip range. velocity_drift: norm of the
-    velocity over that without adapters. diversity: see `policy.diversity`. edges, colors, dark: see `statistics_of`.
+    velocity over that without adapters. diversity: see `policy.diversity`; of the members that a process has.
+    edges, colors, dark: see `statistics_of`.
     """
 
     def __init__(self, rewards: Iterable[str], held_out: Iterable[str]) -> None:
