@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from unipic.config import read_recipe, recipes
+from unipic.data.world import TEXTS
 from unipic.errors import BadInput
 from unipic.models.checkpoint import read_component
 from unipic.models.find import find_model
@@ -170,3 +171,12 @@ def test_a_paper_recipe_trains_once_its_models_are_tiny(name: str, folder: Path,
         before, after = (read_component(model, component, torch.float32) for model in (old, new))
         same = all(torch.equal(before[key], after[key]) for key in before)
         assert same != tuned.get(component, False), component
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("paper/")])
+def test_no_recipe_cuts_the_world_s_texts(name: str) -> None:
+    """Dense descriptions need 48 of T5's tokens, all else 24; a recipe that lies on another may have other texts."""
+    config = resolved(name)
+    if config.stage == "kontext":
+        texts = {text for source in config.data.sources for text in (source.texts or TEXTS)}
+        assert config.max_sequence_length >= (48 if "dense" in texts else 24)

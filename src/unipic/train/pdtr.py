@@ -87,8 +87,7 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str) -> GrpoConfig:
 
 def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Path) -> dict[str, Any]:
     system = UniPic.from_pretrained(model, mllm=config.grpo.mllm, device=config.grpo.device, dtype=config.grpo.dtype)
-    scores, table = evaluate_world(system, folder, n=asked.n, seed=asked.seed, steps=asked.steps)
-    (folder / "table.txt").write_text(table + "\n")
+    scores, _ = evaluate_world(system, folder, n=asked.n, seed=asked.seed, steps=asked.steps)
     return scores
 
 
