@@ -25,7 +25,7 @@ from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
-STAGES = ("vae", "text", "mllm", "kontext-t2i", "kontext", "kontext-dense", "align", "joint")
+STAGES = ("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "align", "joint")
 SHIPPED = {"tiny-kontext": "kontext-dense", "tiny": "joint"}
 
 

@@ -43,16 +43,26 @@ KONTEXT: dict[str, Any] = {
     "show": {"count": 1, "steps": 1},
     "device": "cpu",
 }
+GRPO: dict[str, Any] = KONTEXT | {
+    "stage": "grpo",
+    "batch": 8,
+    "group": 4,
+    "lora": {"rank": 2, "alpha": 4},
+    "sampler": {"steps": 3, "trained": 2},
+    "rewards": {"bright": {"kind": "brightness"}},
+    "held_out": {"world": {"kind": "world"}},
+    "optimizer": {"lr": 1e-2},
+}
 
 
 def stage_from(raw: Mapping[str, Any]) -> Stage:
     return stage_of(resolve(TypeAdapter(AnyConfig), raw, "the test's recipe"))
 
 
-def recipe(folder: Path, **changes: Any) -> Path:
-    """`KONTEXT` as a file; JSON is YAML."""
+def recipe(folder: Path, raw: Mapping[str, Any] = KONTEXT, **changes: Any) -> Path:
+    """As a file; JSON is YAML."""
     path = folder / "recipe.yaml"
-    path.write_text(json.dumps(KONTEXT | changes))
+    path.write_text(json.dumps({**raw, **changes}))
     return path
 
 

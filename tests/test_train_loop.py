@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.runs import KONTEXT, Ended, Points, Toy, command, files, recipe, records, stage_from
+from tests.runs import GRPO, KONTEXT, Ended, Points, Toy, command, files, recipe, records, stage_from
 from unipic.errors import BadInput, UnipicError
 from unipic.pictures import settings_of
 from unipic.train import loop
@@ -41,8 +41,11 @@ STEPS = KONTEXT["steps"]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing befell."""
-    folder = tmp_path_factory.mktemp("whole")
-    ended = command(folder, "train", recipe(folder), "--run-dir", folder / "run").end()
+    return undisturbed(tmp_path_factory.mktemp("whole"))
+
+
+def undisturbed(folder: Path, raw: Mapping[str, Any] = KONTEXT) -> Path:
+    ended = command(folder, "train", recipe(folder, raw), "--run-dir", folder / "run").end()
     assert (ended.code, ended.out, ended.err) == (0, f"{folder / 'run' / 'model'}\n", "")
     return folder / "run"
 
@@ -349,12 +352,24 @@ def kill_until_done(run: Path, folder: Path, duration: float, chance: random.Ran
         kills, within = kills + 1, within + (bool(lines) and lines[-1].endswith("begun\n"))
 
 
-@pytest.mark.parametrize("wanted", [4, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
-def test_kills_at_random_moments_change_no_bit(whole: Path, tmp_path: Path, wanted: int) -> None:
-    chance, kills, within = random.Random(wanted), 0, 0
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        pytest.param(KONTEXT, 4, id="kontext"),
+        pytest.param(KONTEXT, 30, id="kontext-often", marks=SLOW),
+        pytest.param(GRPO, 3, id="grpo"),
+        pytest.param(GRPO, 20, id="grpo-often", marks=SLOW),
+    ],
+)
+def test_kills_at_random_moments_change_no_bit(raw: dict[str, Any], wanted: int, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, chance, kills, within = undisturbed(tmp_path / "whole", raw), random.Random(wanted), 0, 0
     for number in itertools.count():
         (folder := tmp_path / str(number)).mkdir()
-        recipe(folder)
+        recipe(folder, raw)
         more = kill_until_done(folder / "run", folder, 3.0, chance)
         kills, within = kills + more[0], within + more[1]
         same_as(whole, folder / "run")

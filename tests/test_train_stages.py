@@ -211,14 +211,16 @@ def test_forwards_of_mllm_hold_samples_of_about_equal_length() -> None:
     assert lengths[-1][-1] > 3 * lengths[0][0]
 
 
-@pytest.mark.parametrize("raw", [KONTEXT, STAGES["kontext-lora"]], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "raw", [KONTEXT, STAGES["kontext-lora"], {**KONTEXT, "noises": 3}], ids=["full", "lora", "noises"]
+)
 @pytest.mark.parametrize("step", [0, 1], ids=["generate", "edit"])
 def test_kontext(raw: dict[str, Any], step: int) -> None:
     made = stage(raw, drop_text=0.5, times={"mean": 0.3, "std": 1.2, "shift": 2.0})
     calm(made)
     micro = micro_of(made, step)
     x0, *references = latents(made, micro)
-    choices = twin.Choices(SEED, micro.numbers, x0.shape[1:], 0.5, made.config.times)
+    choices = twin.Choices(SEED, micro.numbers, x0.shape[1:], 0.5, made.config.times, made.config.noises)
     assert 0 < sum(choices.dropped) < BATCH
     encoders = [twin.doubled(encoder) for encoder in made.text.modules()]
     tokenizers = [*made.text.clip_tokenizers, made.text.t5_tokenizer]

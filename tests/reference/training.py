@@ -34,13 +34,16 @@ def leaves_of(module: Any) -> Leaves:
 
 
 class Choices:
-    """The random choices of samples: noise first, then the noise level, then whether the text is dropped."""
+    """The random choices of samples: each noise and then its level, then whether the text is dropped."""
 
-    def __init__(self, seed: int, numbers: Sequence[int], shape: Sequence[int], drop: float, times: Any) -> None:
-        draws = Draws(seed, numbers, torch.device("cpu"))
-        self.noise = draws.normal(*shape).double()
-        u = 1 / (1 + torch.exp(-(times.mean + times.std * draws.normal().double())))
-        self.t = times.shift * u / (1 + (times.shift - 1) * u)
+    def __init__(
+        self, seed: int, numbers: Sequence[int], shape: Sequence[int], drop: float, times: Any, noises: int = 1
+    ) -> None:
+        draws, self.noised = Draws(seed, numbers, torch.device("cpu")), list[tuple[Tensor, Tensor]]()
+        for _ in range(noises):
+            noise = draws.normal(*shape).double()
+            u = 1 / (1 + torch.exp(-(times.mean + times.std * draws.normal().double())))
+            self.noised.append((noise, times.shift * u / (1 + (times.shift - 1) * u)))
         self.dropped = [bool(u < drop) for u in draws.uniform()]
 
 
@@ -55,12 +58,15 @@ def flow_losses(
     conditions: Conditions,
     references: Sequence[Tensor],
 ) -> Tensor:
-    """‖v(x_t, t) − (ε − x0)‖² / dimensions of each sample, where x_t = (1 − t)·x0 + t·ε."""
+    """‖v(x_t, t) − (ε − x0)‖² / dimensions of each sample, where x_t = (1 − t)·x0 + t·ε; the mean of several ε and t."""
     losses = []
     for i, (tokens, pooled) in enumerate(conditions):
-        x, noise, t = x0[i : i + 1], choices.noise[i : i + 1], choices.t[i : i + 1]
-        v = transformer((1 - t) * x + t * noise, tokens, pooled, 1000 * t, [r[i : i + 1] for r in references])
-        losses.append(((v - (noise - x)) ** 2).sum() / x.numel())
+        x, own = x0[i : i + 1], []
+        for noises, ts in choices.noised:
+            noise, t = noises[i : i + 1], ts[i : i + 1]
+            v = transformer((1 - t) * x + t * noise, tokens, pooled, 1000 * t, [r[i : i + 1] for r in references])
+            own.append(((v - (noise - x)) ** 2).sum() / x.numel())
+        losses.append(sum(own, torch.zeros(())) / len(own))
     return torch.stack(losses)
 
 

@@ -7,9 +7,10 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from unipic import flow
@@ -38,10 +39,13 @@ LOOKED_AT = 64  # batches of each phase and task, before training begins
 
 
 class DitConfig(RunConfig):
-    """drop_text: share of samples whose text becomes empty. save_dtype: of the trained weights on disk."""
+    """noises: how often a sample is noised in an update, at levels of their own, while what encodes it runs once.
+    drop_text: share of samples whose text becomes empty. save_dtype: of the trained weights on disk.
+    """
 
     data: DataConfig = DataConfig()
     times: TimesConfig = TimesConfig()
+    noises: Annotated[int, Field(ge=1)] = 1
     drop_text: Share = 0.1
     show: ShowConfig = ShowConfig()
     save_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -103,11 +107,15 @@ class DitStage(ABC):
 
     def losses(self, micro: Pictures, draws: Draws) -> Tensor:
         x0 = self.latents.of(micro)
-        noise, t = draws.normal(*x0.shape[1:]), times(self.config.times, draws)
+        count = self.config.noises
+        drawn = [(draws.normal(*x0.shape[1:]), times(self.config.times, draws)) for _ in range(count)]
+        noise, t = (torch.cat(each) for each in zip(*drawn, strict=True))
         dropped = (draws.uniform() < self.config.drop_text).tolist()
         texts = ["" if drop else text for drop, text in zip(dropped, micro.texts, strict=True)]
-        velocity = velocity_of(self.transformer, self.encode(texts, micro), self.references(micro))
-        return flow_losses(velocity, x0, t, noise)
+        condition = Condition.cat([self.encode(texts, micro)] * count)
+        references = [torch.cat([latents] * count) for latents in self.references(micro)]
+        losses = flow_losses(velocity_of(self.transformer, condition, references), torch.cat([x0] * count), t, noise)
+        return losses.view(count, -1).mean(0)
 
     def show(self) -> list[Shown]:
         config = self.config
