@@ -18,10 +18,12 @@ from unipic.models.checkpoint import read_component
 from unipic.models.find import find_model
 from unipic.models.folder import LAYOUTS
 from unipic.train.loop import train
+from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import read, stage_of
 
 FOLDER = "data.sources.0.path=folder"  # what a paper's recipe leaves to its user
 PAPER = [name for name in recipes() if name.startswith("paper/")]
+PDTR = [name for name in recipes() if "/pdtr" in name]
 # Paper §4.1: steps, batch, learning rate, million samples of each task.
 PRE_TRAINING = {
     "paper/kontext": (200_000, 128, 4e-5, {"edit": 5, "generate": 6}),
@@ -46,18 +48,26 @@ def resolved(name: str) -> Any:
 @pytest.mark.parametrize("name", recipes())
 def test_a_packaged_recipe_is_sound(name: str) -> None:
     """It resolves, and where it has phases of resolution, they begin at step 0, in order and within the run."""
-    config = resolved(name)
-    if hasattr(config.data, "phases"):
-        steps = [phase.step for phase in config.data.phases]
-        assert steps[0] == 0
-        assert steps == sorted(set(steps))
-        assert steps[-1] < config.steps
+    for config in runs_of(resolved(name)):
+        if hasattr(config.data, "phases"):
+            steps = [phase.step for phase in config.data.phases]
+            assert steps[0] == 0
+            assert steps == sorted(set(steps))
+            assert steps[-1] < config.steps
 
 
-@pytest.mark.parametrize("name", recipes())
+def runs_of(config: Any) -> list[Any]:
+    """The configurations of a recipe's runs."""
+    return [part_config(config, part, "tiny") for part in config.parts] if isinstance(config, PdtrConfig) else [config]
+
+
+TYPOS = [("stpes", "steps"), ("optimiser", "optimizer"), ("optimizer.weigth_decay", "weight_decay"), ("bacth", "batch")]
+OF_PDTR = [("rouns", "rounds"), ("grpo.sampler.trianed", "trained"), ("parts.0.task", "tasks")]
+
+
 @pytest.mark.parametrize(
-    ("typo", "meant"),
-    [("stpes", "steps"), ("optimiser", "optimizer"), ("optimizer.weigth_decay", "weight_decay"), ("bacth", "batch")],
+    ("name", "typo", "meant"),
+    [(name, *typo) for name in recipes() for typo in (OF_PDTR if name in PDTR else TYPOS)],
 )
 def test_an_unknown_key_is_answered_with_the_one_that_was_meant(name: str, typo: str, meant: str) -> None:
     with pytest.raises(BadInput) as refusal:
@@ -176,7 +186,19 @@ def test_a_paper_recipe_trains_once_its_models_are_tiny(name: str, folder: Path,
 @pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("paper/")])
 def test_no_recipe_cuts_the_world_s_texts(name: str) -> None:
     """Dense descriptions need 48 of T5's tokens, all else 24; a recipe that lies on another may have other texts."""
-    config = resolved(name)
+    (config, *_) = runs_of(resolved(name))
     if config.stage == "kontext":
         texts = {text for source in config.data.sources for text in (source.texts or TEXTS)}
         assert config.max_sequence_length >= (48 if "dense" in texts else 24)
+
+
+def test_pdtr_s_other_orders_differ_in_their_order_alone() -> None:
+    """And have as many pictures of each task."""
+    plain, reversed_, mixed = (resolved(f"tiny/pdtr{order}") for order in ("", "-reversed", "-mixed"))
+    assert plain.grpo == reversed_.grpo == mixed.grpo
+    assert plain.evaluate == reversed_.evaluate == mixed.evaluate
+    assert [part.tasks for part in plain.parts] == [("edit",), ("generate",)]
+    assert reversed_.parts == plain.parts[::-1]
+    (both,) = mixed.parts
+    assert both.steps == sum(part.steps for part in plain.parts)
+    assert sorted(both.tasks) == ["edit", "generate"]
