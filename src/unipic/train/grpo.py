@@ -66,7 +66,7 @@ class GrpoConfig(DitConfig):
     group: Annotated[int, Field(ge=4)] = 16
     updates: Annotated[int, Field(ge=1)] = 2
     rollout_batch: Annotated[int, Field(ge=1)] | None = None
-    merge: bool = True
+    merge: bool = False
     sampler: SamplerConfig = SamplerConfig()
     advantage: Deviation = "group"
     advantage_limit: Annotated[float, Field(gt=0)] = 5.0
