@@ -43,6 +43,7 @@ KONTEXT: dict[str, Any] = {
     "show": {"count": 1, "steps": 1},
     "device": "cpu",
 }
+ONE = Processes("cpu", "fp32")
 GRPO: dict[str, Any] = KONTEXT | {
     "stage": "grpo",
     "batch": 8,
