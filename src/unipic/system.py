@@ -53,6 +53,8 @@ class UniPic:
         """
         placement = Placement.choose(device, dtype, offload, quantize)
         folder = find_model(str(model))
+        if folder.kind == "reward":
+            raise BadInput("this model judges edits, it makes no pictures", str(model), "give it as a reward")
         language = find_mllm(folder, None if mllm is None else str(mllm))
         return cls(Parts(folder, language, placement, None if lora is None else str(lora)))
 

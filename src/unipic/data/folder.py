@@ -79,7 +79,7 @@ class FolderSource:
         picture, *references = (
             buckets.fit(pictures.load(metadata.inside(self.path, name)), draw.size) for name in sample.pictures
         )
-        return Example(sample.id, sample.task, sample.text, picture, tuple(references), lasting=True)
+        return Example(sample.id, sample.task, sample.text, picture, tuple(references), sample.geneval, lasting=True)
 
 
 @lru_cache(maxsize=64)  # the same few serve a whole epoch

@@ -3,7 +3,8 @@
     {"image": "a.png", "text": "a red circle"}                                   to generate; also "file_name"
     {"source": "a.png", "instruction": "Make it blue", "target": "b.png"}        to edit; also several sources
 
-"id" names a sample, its line does otherwise; other keys are left alone. Paths are relative and stay in the folder. Of
+"id" names a sample, its line does otherwise. "geneval", on a line of the first kind, is GenEval's metadata of its text,
+by which pictures for it can be judged. Other keys are left alone. Paths are relative and stay in the folder. Of
 pictures only headers are read here, so that a large folder opens quickly; `checking` decodes them.
 """
 
@@ -23,6 +24,7 @@ from unipic.data import buckets
 from unipic.data.source import Size, Task
 from unipic.errors import BadInput, one_line
 from unipic.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, MIN_SIDE, checked_path
+from unipic.rewards.geneval import check_metadata
 from unipic.types import check_text
 
 NAME = "metadata.jsonl"
@@ -44,6 +46,7 @@ class Sample:
     references: tuple[str, ...]
     sizes: tuple[Size, ...]
     """Of the picture, then of the references."""
+    geneval: dict[str, Any] | None = None
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -194,6 +197,12 @@ def _sample(
         check_text(said, entry[said])
     except BadInput as error:
         wrong.append(_said(error))
+    spec = entry.get("geneval") if task == "generate" else None
+    try:
+        if spec is not None:
+            check_metadata(spec)
+    except BadInput as error:
+        wrong.append(_said(error))
     sources = entry["source"] if given else []
     names = [entry[drawn], *(sources if isinstance(sources, list) else [sources])]
     if given and not 1 < len(names) <= 1 + MAX_REFERENCES:
@@ -207,7 +216,7 @@ def _sample(
         wrong.append(f"source and target differ in aspect: {source} and {target} pixels")
     if wrong:
         return None, wrong
-    return Sample(number, id, task, entry[said], names[0], tuple(names[1:]), tuple(sizes)), []
+    return Sample(number, id, task, entry[said], names[0], tuple(names[1:]), tuple(sizes), spec), []
 
 
 def _sizes(folder: Path, names: list[str], known: dict[str, Size | str]) -> tuple[list[Size], list[str]]:

@@ -26,7 +26,8 @@ class Example:
     """picture: what is to be drawn. references: what is edited. All are RGB, of the batch's size.
 
     text: the prompt or the instruction. spec: what it asks for, where that is known exactly (the world's `Prompt`,
-    `Dense`, `Scene` or `Edit`). lasting: it comes again, so that what frozen models make of it may be kept.
+    `Dense`, `Scene` or `Edit`, or a line of GenEval's metadata). lasting: it comes again, so that what frozen models
+    make of it may be kept.
     """
 
     id: str

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unipic.errors import BadInput, UnipicError, one_line
-from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, ModelFolder, did_you_mean
+from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, REWARD, ModelFolder, did_you_mean
 
 DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
 EMBEDDED = ("tiny", "tiny-kontext")
@@ -39,7 +39,7 @@ def _whole_mllm(folder: ModelFolder) -> None:
 
 # Only what a layout holds: no pickles, no Python, no second copy in another precision or as one file.
 _SUFFIXES = ("*.safetensors", "*.json", "*.txt", "*.model")
-_FOLDERS = sorted({*KONTEXT, *METAQUERY, "mllm"})
+_FOLDERS = sorted({*KONTEXT, *METAQUERY, *REWARD, "mllm"})
 _OURS = ["model_index.json", "unipic.json", "manifest.json"]
 _MODEL = Role([f"{folder}/{suffix}" for folder in _FOLDERS for suffix in _SUFFIXES] + _OURS, _whole_model)
 _MLLM = Role(["*.safetensors", "*.json", "*.txt"], _whole_mllm)
@@ -60,8 +60,7 @@ def find_mllm(model: ModelFolder, name: str | None, *, download: bool = True) ->
     """
     kind = model.kind  # a folder that is no model is refused here
     if name is not None:
-        folder = _find(name, _MLLM, download)
-        return replace(folder, inside="mllm") if folder.has("mllm") else folder
+        return find_language_model(name, download=download)
     if model.has("mllm"):
         return replace(model, inside="mllm")
     if kind == "kontext":
@@ -74,6 +73,22 @@ def find_mllm(model: ModelFolder, name: str | None, *, download: bool = True) ->
             f"neither {model.root / 'mllm'} nor {DEFAULT_MLLM} in the hub's cache",
             f"give --mllm FOLDER, or --mllm {DEFAULT_MLLM} to download it (16 GB)",
         ) from None
+
+
+def find_language_model(name: str, *, download: bool = True) -> ModelFolder:
+    """A multimodal language model by its own name, or inside a model's folder."""
+    folder = _find(name, _MLLM, download)
+    return replace(folder, inside="mllm") if folder.has("mllm") else folder
+
+
+def find_part(name: str, component: str) -> ModelFolder:
+    """A model of one component, such as a detector, by itself: a folder, or a hub name in the hub's cache."""
+
+    def whole(folder: ModelFolder) -> None:
+        folder.config(component, at="")
+        folder.weights(component, at="")
+
+    return _find(name, Role(["*.safetensors", "*.json", "*.txt"], whole), download=False)
 
 
 def _find(name: str, role: Role, download: bool) -> ModelFolder:

@@ -5,6 +5,7 @@ executed; no file outside it is read (a hub cache's links into its own `blobs/` 
 
     Kontext      transformer/ vae/ scheduler/ text_encoder{,_2,_3}/ tokenizer{,_2,_3}/   model_index.json
     MetaQuery    transformer/ vae/ scheduler/ conditioner/    and mllm/, inside or as a folder of its own
+    reward       reward_head/ mllm/
 
 Our own folders add `unipic.json` (defaults) and `manifest.json` (size and SHA-256 of every file).
 """
@@ -55,6 +56,9 @@ LAYOUTS = {
     "tokenizer_2": _CLIP_TOKENIZER,
     "tokenizer_3": Layout("tokenizer_config.json", ("T5Tokenizer", "T5TokenizerFast")),
     "mllm": Layout("config.json", ("Qwen2_5_VLForConditionalGeneration",), "model"),
+    "reward_head": Layout("config.json", ("EditRewardHead",), "model"),
+    "detector": Layout("config.json", ("Mask2FormerForUniversalSegmentation",), "model"),
+    "clip": Layout("config.json", ("CLIPModel",), "model"),
 }
 KONTEXT = (
     "transformer",
@@ -63,6 +67,7 @@ KONTEXT = (
     *(f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")),
 )
 METAQUERY = ("transformer", "vae", "scheduler", "conditioner")
+REWARD = ("reward_head",)
 
 # Attention is chosen by us; a stored wish for one of these is a hint, any other (a hub kernel) is refused.
 _ATTENTION_HINTS = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
@@ -208,9 +213,11 @@ class ModelFolder:
 
     @cached_property
     def kind(self) -> str:
-        """ "kontext" or "metaquery"; raises BadModel for a folder that is neither."""
+        """ "kontext", "metaquery" or "reward"; raises BadModel for a folder that is none of these."""
         if self.has("model_index.json"):
             self._check_model_index()
+        if self.has("reward_head"):
+            return "reward"
         if self.has("conditioner"):
             return "metaquery"
         if self.has("transformer") and self.has("text_encoder"):
@@ -259,7 +266,7 @@ class ModelFolder:
         return defaults
 
     def components(self) -> tuple[str, ...]:
-        return METAQUERY if self.kind == "metaquery" else KONTEXT
+        return {"kontext": KONTEXT, "metaquery": METAQUERY, "reward": REWARD}[self.kind]
 
     def weights_hash(self, mllm: ModelFolder | None = None) -> str:
         """SHA-256 over the hashes of all weights that the model is made of."""

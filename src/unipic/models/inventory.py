@@ -14,6 +14,7 @@ from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.models.kontext import blank_transformer
 from unipic.models.metaquery import blank_conditioner
 from unipic.models.mllm import blank_mllm, current_name, load_companions
+from unipic.models.reward_model import blank_head
 from unipic.models.spec import ModelSpec
 from unipic.models.text import blank_encoder, read_tokenizer
 from unipic.models.vae import blank_vae
@@ -40,6 +41,7 @@ _BLANKS: dict[str, Callable[[ModelFolder], Any]] = {
     "text_encoder_2": lambda folder: blank_encoder(folder, "text_encoder_2"),
     "text_encoder_3": lambda folder: blank_encoder(folder, "text_encoder_3"),
     "mllm": blank_mllm,
+    "reward_head": blank_head,
 }
 
 
@@ -53,7 +55,7 @@ def report_of(name: str, mllm: str | None = None) -> dict[str, Any]:
         language, missing = None, Holding("mllm", problem=f"{error.what}: {error.where}")
     rows = [*inventory(folder, language), *([missing] if missing else [])]
     complete = all(row.problem is None for row in rows)
-    hashed = language if folder.kind == "metaquery" else None
+    hashed = language if folder.kind != "kontext" else None
     return {
         "model": folder.name,
         "folder": str(folder.root),

@@ -73,11 +73,16 @@ def _captioned(scene: Scene, picture: Image) -> Verdict:
 
 
 class WorldReward:
-    """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0."""
+    """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0.
 
-    def __init__(self, soft: bool = True) -> None:
-        self.soft = soft
+    mark: one of a verdict's marks in place of the score, as a share of 10; None where it has no such mark.
+    """
+
+    def __init__(self, soft: bool = True, mark: str | None = None) -> None:
+        self.soft, self.mark = soft, mark
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
         verdicts = [judge(s.spec, s.picture) for s in samples]
+        if self.mark is not None:
+            return [None if v is None or self.mark not in v.marks else v.marks[self.mark] / 10 for v in verdicts]
         return [None if v is None else v.soft if self.soft else v.score for v in verdicts]
