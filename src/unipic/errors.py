@@ -36,6 +36,12 @@ class BadInput(UnipicError):
     exit_code = 2
 
 
+class TryLater(UnipicError):
+    """What was done is kept, and the same command goes on once something else is mended: a judge that is away."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class BadModel(UnipicError):
     """A model folder that is broken, incomplete, or not to be trusted."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from unipic.cli import evals, pictures, train, world
+from unipic.cli import evals, pictures, rewards, train, world
 from unipic.errors import CheckpointSkipped, PromptCut, UnipicError, one_line
 
 SETTINGS: dict[str, Any] = {
@@ -36,6 +36,7 @@ app.command()(pictures.edit)
 app.command()(pictures.describe)
 app.command()(pictures.info)
 app.command()(train.train)
+app.command()(rewards.serve_reward)
 of_world = typer.Typer(help="The embedded world: its scenes, pictures and texts, and an exact judge.", **SETTINGS)
 of_world.command()(world.show)
 of_world.command()(world.export)

@@ -1,4 +1,4 @@
-"""Rewards as recipes name them."""
+"""Rewards as recipes name them. What loads models is imported when one is opened: recipes are read without torch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from pydantic import Field
 
 from unipic.config import Strict
 from unipic.rewards.brightness import BrightnessReward
+from unipic.rewards.geneval import CLIP, DETECTOR, GenevalReward
+from unipic.rewards.judge import JudgeRewardConfig
+from unipic.rewards.ocr import OcrReward
+from unipic.rewards.remote import RemoteRewardConfig
 from unipic.rewards.reward import Reward, WeightedSum
 from unipic.rewards.world import WorldReward
 
 
 class WorldRewardConfig(Strict):
-    """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0."""
+    """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
+
+    mark: SC or PQ of edits alone, in place of both together.
+    """
 
     kind: Literal["world"]
     weight: float = 1.0
     soft: bool = True
+    mark: Literal["sc", "pq"] | None = None
 
     def open(self) -> Reward:
-        return WorldReward(self.soft)
+        return WorldReward(self.soft, self.mark)
 
 
 class BrightnessRewardConfig(Strict):
@@ -34,10 +42,73 @@ class BrightnessRewardConfig(Strict):
         return BrightnessReward()
 
 
-RewardConfig = Annotated[WorldRewardConfig | BrightnessRewardConfig, Field(discriminator="kind")]
+class EditRewardConfig(Strict):
+    """A trained model that judges edits (see `EditReward`). model: its folder. output: which of its scores."""
+
+    kind: Literal["edit_reward"]
+    weight: float = 1.0
+    model: str
+    output: Literal["instruction_following", "quality", "overall"] = "overall"
+    batch: Annotated[int, Field(ge=1)] = 16
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def open(self) -> Reward:
+        from unipic.rewards.edit_reward import EditReward
+
+        return EditReward(self.model, self.output, self.batch, self.device, self.dtype)
+
+
+class GenevalRewardConfig(Strict):
+    """GenEval's verdict (see `GenevalReward`). soft: how near a picture is to right, rather than 1 or 0.
+
+    detector, clip: folders, or hub names in the hub's cache; loaded when first used. batch: pictures in a forward of
+    the detector, objects in one of CLIP.
+    """
+
+    kind: Literal["geneval"]
+    weight: float = 1.0
+    soft: bool = True
+    detector: str = DETECTOR
+    clip: str = CLIP
+    batch: Annotated[int, Field(ge=1)] = 16
+    device: str = "auto"
+
+    def open(self) -> Reward:
+        from unipic.rewards.colors import Colors
+        from unipic.rewards.detector import Detector
+
+        detector = Detector(self.detector, self.batch, self.device)
+        return GenevalReward(detector, Colors(self.clip, self.batch, self.device), self.soft)
+
+
+class OcrRewardConfig(Strict):
+    """See `OcrReward`."""
+
+    kind: Literal["ocr"]
+    weight: float = 1.0
+    ignore_case: bool = True
+    ignore_spaces: bool = True
+    anywhere: bool = False
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+    def open(self) -> Reward:
+        return OcrReward(self.ignore_case, self.ignore_spaces, self.anywhere, self.threads)
+
+
+RewardConfig = Annotated[
+    WorldRewardConfig
+    | BrightnessRewardConfig
+    | EditRewardConfig
+    | GenevalRewardConfig
+    | JudgeRewardConfig
+    | RemoteRewardConfig
+    | OcrRewardConfig,
+    Field(discriminator="kind"),
+]
 Rewards = dict[str, RewardConfig]
 """By a name of the user's"""
 
 
-def opened(rewards: Mapping[str, WorldRewardConfig | BrightnessRewardConfig]) -> WeightedSum:
+def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:
     return WeightedSum({name: (reward.weight, reward.open()) for name, reward in rewards.items()})

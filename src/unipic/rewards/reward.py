@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
@@ -34,6 +34,15 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
+class Telling(Protocol):
+    """A reward that has more to say than its scores, such as what they have cost."""
+
+    def told(self) -> dict[str, float]:
+        """What has been added since this was last asked; always the same names."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scores:
     """total: the weighted sums, None where a part is. parts: by name, each reward's own scores."""
@@ -55,6 +64,11 @@ class WeightedSum:
         weights = [weight for weight, _ in self.rewards.values()]
         total = [_sum(weights, scores) for scores in zip(*parts.values(), strict=True)]
         return Scores(total, parts)
+
+    def told(self) -> dict[str, float]:
+        """What rewards say beside their scores, by their names."""
+        telling = {name: reward for name, (_, reward) in self.rewards.items() if isinstance(reward, Telling)}
+        return {f"{name}/{key}": value for name, reward in telling.items() for key, value in reward.told().items()}
 
 
 def _sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:

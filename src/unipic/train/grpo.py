@@ -36,7 +36,7 @@ from unipic.train.log import Shown
 from unipic.train.loop import Micro, Update
 from unipic.train.lora import LoraConfig, merged, without_adapters
 from unipic.train.metaquery import Reference
-from unipic.train.notes import Notes
+from unipic.train.notes import Notes, totals
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors
 from unipic.train.policy import Deviation, advantages, clipped_losses, normalised
 from unipic.train.processes import Processes
@@ -274,7 +274,9 @@ class GrpoStage:
         return losses * weights
 
     def told(self, processes: Processes) -> dict[str, Any]:
-        return self.notes.means(processes)
+        watched = (("reward", self.rewards), ("held_out", self.held_out))
+        beside = {f"{prefix}/{name}": n for prefix, rewards in watched for name, n in rewards.told().items()}
+        return self.notes.means(processes) | totals(beside, processes)
 
     # --- as the base stage --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,15 @@ class Shown:
 
 
 class RunLog:
-    """Written by the first process alone; the others know the usual loss. start: steps that were done before."""
+    """Written by the first process alone; the others know the usual loss. start: steps that were done before.
 
-    def __init__(self, run: Path, config: Any, start: int, first: bool) -> None:
-        self.run, self.config, self.first = run, config, first
+    tell: adds a stage's own sections to the report.
+    """
+
+    def __init__(
+        self, run: Path, config: Any, start: int, first: bool, tell: Callable[[Page], None] | None = None
+    ) -> None:
+        self.run, self.config, self.first, self.tell = run, config, first, tell
         self.path = run / "log.jsonl"
         if first:
             truncate_after(self.path, start)
@@ -106,10 +111,12 @@ class RunLog:
             return False
         return self.watch.add(record["reward"], record["held_out"])
 
-    def show(self, shown: Sequence[Shown], step: int) -> None:
-        """A grid of pictures as samples/step_*.png, with its captions beside it."""
+    def show(self, shown: Sequence[Shown], step: int, figures: Mapping[str, float] | None = None) -> None:
+        """A grid of pictures as samples/step_*.png, with its captions beside it. figures: what else they say."""
         if not self.first or not shown:
             return
+        if figures:
+            append_line(self.path, {"step": step, **figures})
         grid = contact(shown)
         captions = [{"caption": s.caption, "right": s.right} for s in shown]
         grid.info[SETTINGS_KEY] = json.dumps({"task": "samples", "step": step, "samples": captions})
@@ -119,6 +126,7 @@ class RunLog:
             append_line(self.path, {"step": step, "right": sum(known) / len(known)})
         for tracker in self.trackers:
             tracker.picture(step, grid)
+            tracker.add(step, dict(figures or {}))
             if known:
                 tracker.add(step, {"right": sum(known) / len(known)})
         self.report()
@@ -144,6 +152,8 @@ class RunLog:
         if grids := sorted((self.run / "samples").glob(GRIDS)):
             ends = dict.fromkeys((grids[0], grids[-1]))
             page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])
+        if self.tell is not None:
+            self.tell(page)
         page.settings(self.config.model_dump(mode="json"))
         page.write(self.run / "report.html")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,14 @@ from torch import Tensor, nn
 
 from unipic import config as recipes
 from unipic.config import Strict
-from unipic.errors import BadInput, UnipicError
+from unipic.errors import BadInput, TryLater, UnipicError
+from unipic.report import Page
 from unipic.train.ahead import prepared
 from unipic.train.checkpointing import Checkpoints, locked
 from unipic.train.disk import refusals_anywhere
 from unipic.train.log import RunLog, Shown
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors, Weights
-from unipic.train.processes import Processes
+from unipic.train.processes import HEARD, Processes
 from unipic.train.randomness import Draws
 
 MOST_BAD_STEPS = 3  # in a row, before a run stops
@@ -136,6 +138,19 @@ class Online(Stage, Protocol):
         ...
 
 
+@runtime_checkable
+class Examined(Stage, Protocol):
+    """A stage whose `show` is an examination: it has figures for the log, and more to tell in the report."""
+
+    def figures(self) -> dict[str, float]:
+        """Of the last `show`."""
+        ...
+
+    def tell(self, page: Page) -> None:
+        """Add sections, as of the last `show`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Update:
     """The micro-batches of one update, and how many losses all processes have together."""
@@ -177,15 +192,18 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
     processes.shard(stage.trained)
     weights = Weights(stage.trained, config.optimizer, config.ema)
     step, bad = _resume(checkpoints, weights, processes, config.steps)
+    saved = step
     with processes.together():
-        log = RunLog(run, config, step, processes.first)
+        log = RunLog(run, config, step, processes.first, stage.tell if isinstance(stage, Examined) else None)
     share = processes.share(config.batch)
     batches = prepared(partial(stage.batch, share=share), range(step, config.steps), config.workers, lock)
     with log, _sigterm() as asked, closing(batches):
         while step < config.steps:
             with processes.together():
                 micros = next(batches)
-            record = advance(stage, weights, micros, step, processes, log.usual)
+            save = partial(_save, checkpoints, step, bad, weights, processes)
+            rolling = _saving(save if step != saved else None, checkpoints)
+            record = advance(stage, weights, micros, step, processes, log.usual, rolling)
             step += 1
             bad = bad + 1 if record.get("skipped") else 0
             with processes.together():
@@ -197,10 +215,11 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
                 with weights.averaged():
                     shown = stage.show()
                 with processes.together():
-                    log.show(shown, step)
+                    log.show(shown, step, stage.figures() if isinstance(stage, Examined) else None)
             stop = processes.any(bool(asked))
             if stop or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
                 _save(checkpoints, step, bad, weights, processes)
+                saved = step
             if stop:
                 break
         if processes.any(bool(asked)):  # also during the last save
@@ -218,11 +237,13 @@ def advance(
     step: int,
     processes: Processes,
     usual: float = math.inf,
+    rolling: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
-    """One step: an update on its batch, or those on a rollout; what the log says of it."""
+    """One step: an update on its batch, or those on a rollout; what the log says of it. rolling: around a rollout."""
     if not isinstance(stage, Online):
         return update(stage, weights, micros, step, processes, usual)
-    updates = stage.rollout(micros, step, processes)
+    with rolling or nullcontext():
+        updates = stage.rollout(micros, step, processes)
     records = [
         update(stage, weights, each.micros, step, processes, terms=each.terms, of=(i, len(updates)))
         for i, each in enumerate(updates)
@@ -301,7 +322,7 @@ def _settle(config: RunConfig, run: Path) -> bool:
     saved, model = run / "config.yaml", run / "model"
     begun = model.exists() or any((run / "checkpoints").glob("step_*"))
     if begun and saved.exists():
-        recipes.check_same(saved, config, HARMLESS)
+        recipes.check_same(saved, config, HARMLESS | _of_rewards(config))
     elif begun:
         raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
     if model.exists():
@@ -314,6 +335,16 @@ def _settle(config: RunConfig, run: Path) -> bool:
         shutil.rmtree(stray, ignore_errors=True)
     recipes.save(config, saved)
     return False
+
+
+def _of_rewards(config: RunConfig) -> set[str]:
+    """What may change of rewards: where a judge is and what it may cost, for example, but not who it is."""
+    return {
+        f"{group}.{name}.{key}"
+        for group in ("rewards", "held_out")
+        for name, reward in getattr(config, group, {}).items()
+        for key in getattr(reward, "may_change", ())
+    }
 
 
 def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes, steps: int) -> tuple[int, int]:
@@ -333,6 +364,22 @@ def _save(checkpoints: Checkpoints, step: int, bad: int, weights: Weights, proce
     with processes.together():
         if processes.first:
             checkpoints.save(step, files, {"bad": bad})
+
+
+@contextmanager
+def _saving(save: Callable[[], None] | None, checkpoints: Checkpoints) -> Iterator[None]:
+    """If a rollout is to be tried later, in any process, all save the steps before it. save: None if they have."""
+    try:
+        yield
+    except (TryLater, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != TryLater.exit_code:
+            raise
+        if save:
+            save()
+        if isinstance(stop, TryLater):
+            raise TryLater(stop.what, stop.where, f"{stop.mend}; {checkpoints.named()}") from stop
+        time.sleep(HEARD)  # as in `Processes.together`
+        raise
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -81,6 +81,12 @@ class Notes:
         sums = [number for name in self.names for number in (math.fsum(self.values[name]), len(self.values[name]))]
         table = torch.tensor(processes.gathered(sums), dtype=torch.float64).view(processes.count, len(self.names), 2)
         return {name: float(t / n) for name, (t, n) in zip(self.names, table.sum(0), strict=True) if n}
+
+
+def totals(own: Mapping[str, float], processes: Processes) -> dict[str, float]:
+    """Sums over all processes, which must give the same names."""
+    numbers = processes.gathered([*own.values()]) if own else []
+    return {name: math.fsum(numbers[i :: len(own)]) for i, name in enumerate(own)}
 
 
 def statistics_of(picture: Image) -> dict[str, float]:

@@ -22,7 +22,7 @@ from unipic.train.optim import Tensors
 from unipic.train.sharding import whole
 
 _FORWARDS = ("ask",)  # methods beside `forward` that read a model's weights
-_HEARD = 2.0  # seconds in which a process can say why it failed: as soon as one has ended, torchrun ends all
+HEARD = 2.0  # seconds in which a process can say why it failed: as soon as one has ended, torchrun ends all
 
 
 class Processes:
@@ -95,7 +95,7 @@ class Processes:
                 raise failure
         finally:
             del failure  # it holds this frame, and this frame it
-        time.sleep(_HEARD)
+        time.sleep(HEARD)
         raise SystemExit(int(codes[speaker]))
 
     def gathered(self, numbers: Sequence[float]) -> list[float]:

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 from unipic.config import read_recipe, recipes, resolve
 from unipic.errors import BadInput
 from unipic.train.align import AlignConfig, AlignStage
+from unipic.train.edit_scores import EditScoresConfig, make_scores
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.joint import JointConfig, JointStage
 from unipic.train.kontext import KontextConfig, KontextStage
@@ -18,6 +19,7 @@ from unipic.train.loop import Stage, train
 from unipic.train.mllm import MllmConfig, MllmStage
 from unipic.train.nft import NftConfig, NftStage
 from unipic.train.pdtr import PdtrConfig, reinforce
+from unipic.train.reward import EditRewardStage, TrainRewardConfig
 from unipic.train.text import TextConfig, TextStage
 from unipic.train.vae import VaeConfig, VaeStage
 
@@ -30,7 +32,9 @@ AnyConfig = Annotated[
     | JointConfig
     | GrpoConfig
     | NftConfig
-    | PdtrConfig,
+    | PdtrConfig
+    | EditScoresConfig
+    | TrainRewardConfig,
     Field(discriminator="stage"),
 ]
 STAGES: dict[str, Callable[[Any], Stage]] = {
@@ -42,6 +46,7 @@ STAGES: dict[str, Callable[[Any], Stage]] = {
     "joint": JointStage,
     "grpo": GrpoStage,
     "nft": NftStage,
+    "edit-reward": EditRewardStage,
 }
 
 
@@ -63,16 +68,18 @@ def stage_of(config: Any) -> Stage:
 
 
 def run_recipe(config: Any, run: Path) -> Path:
-    """Train as a resolved configuration says, in a run's folder. Returns the folder of the trained model."""
+    """Do as a resolved configuration says, in a run's folder. Returns the folder of the trained model, or the data."""
     if isinstance(config, PdtrConfig):
         return reinforce(config, run)
+    if isinstance(config, EditScoresConfig):
+        return make_scores(config, run)
     return train(stage_of(config), run)
 
 
 def _maker(folder: str) -> str | None:
     """What makes a folder that the packaged recipes start from."""
     match Path(folder).parts:
-        case ("runs", *recipe, "model") if (name := "/".join(recipe)) in recipes():
+        case ("runs", *recipe, "model" | "data") if (name := "/".join(recipe)) in recipes():
             return f"unipic train {name}"
         case ("runs", "tiny", "blank", _):
             return "python -m unipic.models.tiny runs/tiny/blank --to-train"
