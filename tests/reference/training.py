@@ -58,7 +58,7 @@ def flow_losses(
     conditions: Conditions,
     references: Sequence[Tensor],
 ) -> Tensor:
-    """‖v(x_t, t) − (ε − x0)‖² / dimensions of each sample, where x_t = (1 − t)·x0 + t·ε; the mean of several ε and t."""
+    """‖v(x_t, t) − (ε − x0)‖² / dimensions of each sample, where x_t = (1 − t)·x0 + t·ε; the mean over its noises."""
     losses = []
     for i, (tokens, pooled) in enumerate(conditions):
         x, own = x0[i : i + 1], []
