@@ -15,7 +15,7 @@ READY  := .venv/.ready
 # One thread a process: two test processes with two threads each on two cores crawl.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup demo test lint types unit proof overfit tiny tiny-random lock clean
+.PHONY: setup demo test lint types unit proof overfit tiny lock clean
 
 setup: $(READY)
 
@@ -54,9 +54,6 @@ overfit: $(READY)
 tiny: $(READY)
 	$(TEST_ENV) $(RUN)/python scripts/tiny.py --set device=$(or $(DEVICE),auto)
 	$(RUN)/python scripts/tiny.py ship
-
-tiny-random: $(READY)
-	$(RUN)/python -m unipic.models.tiny src/unipic/assets
 
 lock: $(READY)
 	$(RUN)/python -m pip freeze --exclude-editable --exclude torch | grep -v "@ file" > constraints/lock.txt

@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unipic import flow
 from unipic.config import resolve
-from unipic.rewards.reward import Sample, Scores
+from unipic.rewards.reward import Sample, WeightedSum
 from unipic.train.batches import pictures_of
 from unipic.train.grpo import Groups, GrpoStage, Part
 from unipic.train.loop import Update
@@ -41,9 +41,9 @@ PROCESSES = Processes("cpu", "fp32")
 class Redness:
     """A reward that costs nothing, and that pictures of one prompt differ in."""
 
-    def score(self, samples: list[Sample]) -> Scores:
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
         colors: list[Any] = [sample.picture.resize((1, 1)).getpixel((0, 0)) for sample in samples]
-        return Scores([float(red - green) for red, green, _ in colors], {})
+        return [float(red - green) for red, green, _ in colors]
 
 
 class Plain:
@@ -112,7 +112,7 @@ def main(model: str, task: str, sets: list[str]) -> None:
         for name, p in stage.transformer.named_parameters():
             if ".lora_B." in name:
                 p.add_(0.02 * torch.randn_like(p))
-    stage.rewards = Redness()
+    stage.rewards = WeightedSum({"redness": (1.0, Redness())})
     plain, (groups,) = Plain(stage), stage.batch(0, range(stage.config.batch))
     seconds: dict[str, list[float]] = {}
     worst = 0.0

@@ -14,19 +14,23 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unipic.models import tiny
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.find import find_mllm, find_model
-from unipic.models.folder import LAYOUTS
+from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
 STAGES = ("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "align", "joint")
 SHIPPED = {"tiny-kontext": "kontext-dense", "tiny": "joint"}
+# The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
+SAMPLING = {"steps": 20, "guidance_scale": 2.0}
+ANSWERS = {"max_new_tokens": 192}
 
 
 def main(stages: list[str], sets: list[str]) -> None:
@@ -51,12 +55,17 @@ def ship(assets: Path) -> None:
                 components[component] = Changed.over(folder, component, {}, torch.float16)
         new = assets / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
-        assemble(new, components, model.defaults)
+        assemble(new, components, defaults_of(model))
         shutil.rmtree(assets / name, ignore_errors=True)
         new.rename(assets / name)
         print(
             f"{assets / name}: {sum(p.stat().st_size for p in (assets / name).rglob('*') if p.is_file()) / 1e6:.1f} MB"
         )
+
+
+def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:
+    changes = {"generate": SAMPLING, "edit": SAMPLING, "describe": ANSWERS}
+    return {task: {**defaults, **changes[task]} for task, defaults in model.defaults.items()}
 
 
 if __name__ == "__main__":

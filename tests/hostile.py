@@ -38,7 +38,7 @@ INDEX = f"{VAE}.index.json"
 CONFIG = "vae/config.json"
 BIAS = "decoder.conv_out.bias"  # three numbers of the VAE
 DIT = "transformer/diffusion_pytorch_model.safetensors"
-LAYER = "transformer_blocks.0.attn.to_q"  # a linear layer of the DiT, 64 to 64
+LAYER = "transformer_blocks.0.attn.to_q"  # a linear layer of the DiT, 128 to 128
 CONDITIONER = "conditioner/diffusion_pytorch_model.safetensors"
 MLLM = "mllm/model.safetensors"
 CLIP = "text_encoder/model.safetensors"
@@ -263,7 +263,7 @@ def adapt(model: Path, tensors: Mapping[str, Any] | None = None, **config: Any) 
     """An adapter of one layer, right but for some tensors and settings."""
     folder = model.parent / "adapter"
     folder.mkdir()
-    good = {f"{LAYER}.lora_A.weight": torch.zeros(4, 64), f"{LAYER}.lora_B.weight": torch.zeros(64, 4)}
+    good = {f"{LAYER}.lora_A.weight": torch.zeros(4, 128), f"{LAYER}.lora_B.weight": torch.zeros(128, 4)}
     kept = {k: t for k, t in (good | dict(tensors or {})).items() if t is not REMOVED}
     save_file({f"base_model.model.{name}": tensor for name, tensor in kept.items()}, model.parent / ADAPTER)
     change(folder, "adapter_config.json", {"lora_alpha": 4, **config})
@@ -389,10 +389,10 @@ for dtype in (torch.int64, torch.bool):
 for model, job, file, tensor, shape in (
     (TINY, "edit", VAE, BIAS, "[3]"),
     (TINY, "generate", DIT, "proj_out.bias", "[64]"),
-    (TINY, "generate", CONDITIONER, "meta_queries", "[16, 64]"),
-    (TINY, "describe", MLLM, "lm_head.weight", "[532, 64]"),
-    (KONTEXT, "generate", CLIP, "text_projection.weight", "[32, 32]"),
-    (KONTEXT, "generate", "text_encoder_3/model.safetensors", "shared.weight", "[168, 64]"),
+    (TINY, "generate", CONDITIONER, "meta_queries", "[16, 128]"),
+    (TINY, "describe", MLLM, "lm_head.weight", "[1219, 128]"),
+    (KONTEXT, "generate", CLIP, "text_projection.weight", "[32, 64]"),
+    (KONTEXT, "generate", "text_encoder_3/model.safetensors", "shared.weight", "[469, 128]"),
 ):
     part = file.split("/")[0]
     alter = partial(poison, relative=file, tensor=tensor, value=float("nan"))
@@ -405,7 +405,7 @@ for model, job, file, tensor, shape in (
     five = "evil0, evil1, evil2, evil3, evil4 and 2 more"
     refuse(f"unexpected_tensors_in_the_{part}", model, job, alter, part, "7 unexpected", five)
 
-alter = partial(put, relative=MLLM, tensors={"model.language_model.norm.weight": torch.zeros(64)})
+alter = partial(put, relative=MLLM, tensors={"model.language_model.norm.weight": torch.zeros(128)})
 refuse("tensor_under_two_names", TINY, "describe", alter, "mllm", "norm.weight")
 
 
@@ -910,50 +910,50 @@ def resize(model: Path, file: str, changes: Mapping[str, int], **shapes: tuple[i
     put(model, file, {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()})
 
 
-@refused(TINY, "generate", "conditioner/config.json", "llm_hidden_size", "width 96, this one has 64")
+@refused(TINY, "generate", "conditioner/config.json", "llm_hidden_size", "width 96, this one has 128")
 def conditioner_of_another_language_model(model: Path) -> None:
-    shapes = {"projector_1__weight": (64, 96), "meta_queries": (16, 96)}
+    shapes = {"projector_1__weight": (128, 96), "meta_queries": (16, 96)}
     resize(model, CONDITIONER, {"llm_hidden_size": 96}, **shapes)
 
 
-@refused(TINY, "generate", "conditioner", "96", "64")
+@refused(TINY, "generate", "conditioner", "96", "128")
 def conditioner_of_another_transformer(model: Path) -> None:
-    shapes = {"projector_3__weight": (96, 64), "projector_3__bias": (96,)}
+    shapes = {"projector_3__weight": (96, 128), "projector_3__bias": (96,)}
     resize(model, CONDITIONER, {"joint_attention_dim": 96}, **shapes)
 
 
 @refused(TINY, "generate", "conditioner", "96", "64")
 def conditioner_of_another_pooled_width(model: Path) -> None:
-    shapes = {"projector_2__weight": (96, 64), "projector_2__bias": (96,)}
+    shapes = {"projector_2__weight": (96, 128), "projector_2__bias": (96,)}
     resize(model, CONDITIONER, {"pooled_projection_dim": 96}, **shapes)
 
 
 @refused(KONTEXT, "generate", "text_encoder", "80", "64")
 def text_encoder_of_another_pooled_width(model: Path) -> None:
-    resize(model, CLIP, {"projection_dim": 48}, text_projection__weight=(48, 32))
+    resize(model, CLIP, {"projection_dim": 48}, text_projection__weight=(48, 64))
 
 
 @refused(TINY, "edit", "vae", "latent_channels", "8", "16")
 def vae_of_other_latents(model: Path) -> None:
-    shapes = {"encoder__conv_out__weight": (16, 32, 3, 3), "encoder__conv_out__bias": (16,)}
-    resize(model, VAE, {"latent_channels": 8}, **shapes, decoder__conv_in__weight=(32, 8, 3, 3))
+    shapes = {"encoder__conv_out__weight": (16, 64, 3, 3), "encoder__conv_out__bias": (16,)}
+    resize(model, VAE, {"latent_channels": 8}, **shapes, decoder__conv_in__weight=(64, 8, 3, 3))
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
 
 A, B, ALPHA = (f"{LAYER}.{end}" for end in ("lora_A.weight", "lora_B.weight", "alpha"))
 for name, tensors, *says in (
-    ("adapter_with_nan", {A: torch.full((4, 64), NAN)}, A, "NaN or Inf"),
-    ("adapter_of_another_width", {A: torch.zeros(4, 65)}, LAYER, "[4, 65]", "[64, 64]"),
-    ("adapter_of_two_ranks", {B: torch.zeros(64, 5)}, LAYER, "[64, 5]", "[4, 64]"),
-    ("adapter_of_rank_0", {A: torch.zeros(0, 64), B: torch.zeros(64, 0)}, LAYER),
+    ("adapter_with_nan", {A: torch.full((4, 128), NAN)}, A, "NaN or Inf"),
+    ("adapter_of_another_width", {A: torch.zeros(4, 129)}, LAYER, "[4, 129]", "[128, 128]"),
+    ("adapter_of_two_ranks", {B: torch.zeros(128, 5)}, LAYER, "[128, 5]", "[4, 128]"),
+    ("adapter_of_rank_0", {A: torch.zeros(0, 128), B: torch.zeros(128, 0)}, LAYER),
     ("adapter_of_scalars", {A: torch.zeros(()), B: torch.zeros(())}, LAYER),
-    ("adapter_of_integers", {A: torch.zeros(4, 64, dtype=torch.int64)}, LAYER),
-    ("adapter_of_an_unknown_layer", {"evil.lora_A.weight": torch.zeros(4, 64)}, "evil"),
-    ("adapter_of_a_norm", {"norm_out.norm.lora_A.weight": torch.zeros(4, 64)}, "norm_out.norm"),
-    ("adapter_with_whole_weights", {"proj_out.weight": torch.zeros(64, 64)}, "proj_out.weight"),
+    ("adapter_of_integers", {A: torch.zeros(4, 128, dtype=torch.int64)}, LAYER),
+    ("adapter_of_an_unknown_layer", {"evil.lora_A.weight": torch.zeros(4, 128)}, "evil"),
+    ("adapter_of_a_norm", {"norm_out.norm.lora_A.weight": torch.zeros(4, 128)}, "norm_out.norm"),
+    ("adapter_with_whole_weights", {"proj_out.weight": torch.zeros(64, 128)}, "proj_out.weight"),
     ("adapter_without_half", {B: REMOVED}, LAYER, "B half"),
-    ("adapter_with_a_layer_twice", {f"transformer.{A}": torch.zeros(4, 64)}, LAYER),
+    ("adapter_with_a_layer_twice", {f"transformer.{A}": torch.zeros(4, 128)}, LAYER),
     ("adapter_with_two_alphas", {ALPHA: torch.ones(2)}, LAYER),
     ("adapter_with_a_dunder", {f"{LAYER}.__class__": torch.ones(2)}, "__class__"),
 ):

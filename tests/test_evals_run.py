@@ -165,7 +165,7 @@ def test_one_evaluation_at_a_time_is_at_work_in_a_folder(tmp_path: Path, kontext
 
 
 @pytest.mark.parametrize(
-    "change", [{"n": N + 1}, {"seed": 1}, {"steps": 2}, {"control": True}, {"guidance_scale": 2.0}]
+    "change", [{"n": N + 1}, {"seed": 1}, {"steps": 2}, {"control": True}, {"guidance_scale": 4.0}]
 )
 def test_a_run_goes_on_as_it_was_started_or_not_at_all(change: Any, whole: Path, metaquery: UniPic) -> None:
     before = files(whole)

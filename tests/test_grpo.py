@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.reference.sd3 import ReferenceSD3
 from tests.test_train_stages import calm, stage, transformer_twin
 from unipic import BadInput
-from unipic.rewards.reward import Sample, Scores
+from unipic.rewards.reward import Reward, Sample, WeightedSum
 from unipic.train.grpo import Groups, GrpoStage, Part
 from unipic.train.loop import Update, advance
 from unipic.train.lora import merged, without_adapters
@@ -41,13 +41,25 @@ class Redness:
     def __init__(self, missing: Sequence[int] = ()) -> None:
         self.missing, self.seen = set(missing), 0
 
-    def score(self, samples: Sequence[Sample]) -> Scores:
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
         scores: list[float | None] = []
         for sample in samples:
             red, green, _ = sample.picture.resize((1, 1)).getpixel((0, 0))  # type: ignore[misc]
             scores.append(None if self.seen in self.missing else float(red - green + 0.01 * self.seen))
             self.seen += 1
-        return Scores(scores, {"redness": scores})
+        return scores
+
+
+class Same:
+    """A reward that no picture differs in."""
+
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        return [0.5] * len(samples)
+
+
+def alone(reward: Reward) -> WeightedSum:
+    """As a recipe's only reward."""
+    return WeightedSum({"it": (1.0, reward)})
 
 
 def grpo(model: str, task: str, **more: Any) -> GrpoStage:
@@ -59,7 +71,7 @@ def grpo(model: str, task: str, **more: Any) -> GrpoStage:
         for name, p in made.transformer.named_parameters():
             if ".lora_B." in name:
                 p.add_(0.1 * torch.randn_like(p))
-    made.rewards = Redness()  # type: ignore[assignment]
+    made.rewards = alone(Redness())
     return made
 
 
@@ -192,7 +204,7 @@ def test_members_of_a_group_share_their_prompt_and_nothing_else() -> None:
 
 def test_each_sample_is_learnt_from_once_and_what_has_no_score_never() -> None:
     made = grpo("tiny-kontext", "generate", micro_batch=3)
-    made.rewards = Redness(missing=[0, 1, 2, 3, 4, 10])  # type: ignore[assignment]  # 3 of the first group are too few
+    made.rewards = alone(Redness(missing=[0, 1, 2, 3, 4, 10]))  # 3 of the first group are too few
     _, updates = rolled(made)
     seen = [(micro.step, at) for update in updates for micro in update.micros for at in micro.at]
     kept = [at for at in range(GROUP, BATCH) if at != 10]
@@ -205,7 +217,7 @@ def test_each_sample_is_learnt_from_once_and_what_has_no_score_never() -> None:
 
 def test_a_rollout_without_differences_changes_nothing() -> None:
     made = grpo("tiny-kontext", "generate")
-    made.rewards = type("Same", (), {"score": lambda _, samples: Scores([0.5] * len(samples), {})})()
+    made.rewards = alone(Same())
     weights = Weights(made.trained, made.config.optimizer, made.config.ema)
     before = [p.detach().clone() for p in weights.all()]
     record = advance(made, weights, made.batch(0, range(BATCH)), 0, ONE)

@@ -39,7 +39,7 @@ def trained(transformer: KontextTransformer, folder: Path, **options: object) ->
 
 def inputs() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    shapes = (1, 16, 4, 6), (1, 5, 64), (1, 64)
+    shapes = (1, 16, 4, 6), (1, 5, 128), (1, 64)
     return *(torch.randn(*shape, generator=generator) for shape in shapes), torch.tensor([500.0])
 
 

@@ -144,7 +144,7 @@ def test_training_reads_the_same_states(mllm: MLLM, conditioner: Conditioner) ->
 def test_prompt_and_negative_prompt_are_one_batch(mllm: MLLM, conditioner: Conditioner) -> None:
     encode = MetaQuery(mllm, conditioner).encode
     pair, alone = encode(["a red circle", ""]), encode([""])
-    assert pair.tokens.shape == (2, 16, 64)
+    assert pair.tokens.shape == (2, 16, conditioner.config["joint_attention_dim"])
     torch.testing.assert_close(pair[1:].tokens, alone.tokens, rtol=1e-4, atol=1e-5)  # padding is not attended to
 
 

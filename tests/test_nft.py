@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_grpo import BATCH, GROUP, ONE, Redness, rolled
+from tests.test_grpo import BATCH, GROUP, ONE, Redness, alone, rolled
 from tests.test_train_stages import calm, stage
 from unipic.train.loop import advance
 from unipic.train.nft import NftStage
@@ -67,7 +67,7 @@ def nft(**more: Any) -> NftStage:
     }
     raw |= {"optimizer": {"lr": 1e-3, "schedule": "constant"}}
     made: NftStage = calm(stage(raw, data=data, **more))
-    made.rewards = Redness()  # type: ignore[assignment]
+    made.rewards = alone(Redness())
     return made
 
 
