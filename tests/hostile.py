@@ -720,7 +720,7 @@ refuse_settings(
         "misspelt_setting": ({"num_layer": 3}, "'num_layer'", "did you mean 'num_layers'"),
         "layers_of_text": ({"num_layers": "3"},),
         "layers_by_the_million": ({"num_layers": 10**6}, "num_layers"),
-        "heads_of_an_odd_width": ({"attention_head_dim": 7},),
+        "heads_of_an_odd_width": ({"attention_head_dim": 7, "num_attention_heads": 2},),
         "channels_of_text": ({"in_channels": "16"},),
         "patch_of_zero": ({"patch_size": 0}, "patch_size"),
         "patch_of_true": ({"patch_size": True}, "patch_size"),

@@ -369,7 +369,7 @@ def test_latents_are_kept_under_their_pixels_and_their_maker(folders: list[str],
         micro = micro_of(made, 0)
         wanted = torch.cat([made.vae.latents(p[None]) for p in micro.pixels])
         torch.testing.assert_close(made.latents.of(micro), wanted, rtol=1e-4, atol=1e-5)
-    made.vae.scale = 2.0
+    made.vae.scale *= 2
     again = type(made.latents)(made.vae, made.config.data, scope_of(made.config.data, made.folder, "vae"), CPU)
     torch.testing.assert_close(again.of(micro), 2 * wanted)
 
