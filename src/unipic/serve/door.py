@@ -64,7 +64,7 @@ async def body_of(request: Request, most: int) -> bytes:
     return b"".join(chunks)
 
 
-def listen(app: FastAPI, host: str, port: int, what: str) -> None:
+def listen(app: FastAPI, host: str, port: int, what: str, path: str = "") -> None:
     """Serve until interrupted. port: 0 takes a free one. Logs where `what` listens. Raises UnipicError if taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -74,7 +74,7 @@ def listen(app: FastAPI, host: str, port: int, what: str) -> None:
     logging.disable(logging.NOTSET)  # a server has nothing to speak with but its log
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     address = f"[{host}]" if ":" in host else host
-    log.info("%s listens at http://%s:%d", what, address, listening.getsockname()[1])
+    log.info("%s listens at http://%s:%d%s", what, address, listening.getsockname()[1], path)
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=1
     )

@@ -11,27 +11,22 @@ POST /v1/chat/completions · GET /v1/models · GET /ledger · GET /health (which
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
-import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
 from PIL import Image
 from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from unipic.errors import UnipicError
 from unipic.serve import faults as planted
 from unipic.serve import judgement
 from unipic.serve.chat import ImagePart, Refused, ResponseFormat, TextPart, completion, parsed, picture
+from unipic.serve.door import Guard, bare_app, body_of, listen
 from unipic.serve.faults import Faults
 from unipic.serve.ledger import Ledger
 
@@ -39,8 +34,6 @@ MODEL = "unipic-world-judge"
 MOST_BODY = 32_000_000  # bytes
 MOST_PICTURES = 16
 WORKERS = 4  # judgements at a time
-
-log = logging.getLogger(__name__)
 
 
 class _Judged:
@@ -93,17 +86,14 @@ def _key(said: Sequence[Sequence[str]], shown: Sequence[Image.Image]) -> str:
 
 def judge_app(*, api_key: str | None = None, faults: Faults | None = None, ledger: Path | None = None) -> FastAPI:
     """api_key: clients must bring it. ledger: a file to which each judgement is appended, as a line of JSON."""
-    app = FastAPI(title="unipic judge", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(ClientDisconnect, _refused)
+    app = bare_app("unipic judge")
     book, limiter = Ledger(ledger), CapacityLimiter(WORKERS)
 
     @app.get("/health")
     async def health() -> Mapping[str, str]:
         return {"status": "ok"}
 
-    guarded = APIRouter(dependencies=[Depends(_Guard(api_key))])
+    guarded = APIRouter(dependencies=[Depends(Guard(api_key))])
 
     @guarded.get("/v1/models")
     async def models() -> Mapping[str, Any]:
@@ -115,7 +105,7 @@ def judge_app(*, api_key: str | None = None, faults: Faults | None = None, ledge
 
     @guarded.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
-        judged = await to_thread.run_sync(_Judged, await _body(request), limiter=limiter)
+        judged = await to_thread.run_sync(_Judged, await body_of(request, MOST_BODY), limiter=limiter)
         call = book.next_call()
         fault = faults.of(call) if faults else None
         choices = planted.choices(fault, judged.answer, judged.n, judged.write)
@@ -136,41 +126,6 @@ async def _noted(book: Ledger, call: int, judged: _Judged) -> None:
     book.write(call, judged.key, answer=judged.answer)
 
 
-async def _body(request: Request) -> bytes:
-    """Reads to the end, so that a client that sends too much hears of it; keeps no more than is allowed."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= MOST_BODY:
-            chunks.append(chunk)
-    if size > MOST_BODY:
-        raise Refused(f"the body is larger than {MOST_BODY // 10**6} MB", status=413)
-    return b"".join(chunks)
-
-
-class _Guard:
-    """Lets requests pass that bring the key, in constant time."""
-
-    def __init__(self, key: str | None) -> None:
-        self.key = key
-
-    async def __call__(self, request: Request) -> None:
-        scheme, _, brought = request.headers.get("authorization", "").partition(" ")
-        same = self.key is None or hmac.compare_digest(brought.strip().encode("latin-1"), self.key.encode())
-        if not same or (self.key is not None and scheme.lower() != "bearer"):
-            raise Refused("this needs the right key: Authorization: Bearer KEY", code="invalid_api_key", status=401)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """OpenAI's form of an error."""
-    if isinstance(error, HTTPException):  # no such route or method
-        error = Refused(str(error.detail), status=error.status_code)
-    if not isinstance(error, Refused):  # the client has gone
-        return Response(status_code=400)
-    said = {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
-    return JSONResponse({"error": said}, error.status)
-
-
 def serve_judge(
     host: str,
     port: int,
@@ -181,16 +136,6 @@ def serve_judge(
 ) -> None:
     """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken."""
     app = judge_app(api_key=api_key, faults=faults, ledger=ledger)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UnipicError("nothing can be served there", f"{host}:{port}: {error}", "choose another port") from None
-    logging.disable(logging.NOTSET)  # a server has nothing to speak with but its log
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    address = f"[{host}]" if ":" in host else host
-    log.info("the judge %s listens at http://%s:%d/v1", MODEL, address, listening.getsockname()[1])
     # Dropped connections end so, and on purpose.
     logging.getLogger("uvicorn.error").addFilter(lambda r: "ASGI callable returned without" not in r.getMessage())
-    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listening])
+    listen(app, host, port, f"the judge {MODEL}", "/v1")
