@@ -18,6 +18,7 @@ from unipic.world import edits, language
 from unipic.world import scene as scenes
 from unipic.world.edits import OF_SEVERAL, Edit
 from unipic.world.language import pick
+from unipic.world.plain import plain_edit, plain_scene
 from unipic.world.render import render
 from unipic.world.scene import NOVELTIES, SIZES, SPLITS
 
@@ -42,6 +43,7 @@ class WorldSource:
 
     texts: weights of GenEval's prompts, dense descriptions and captions. types: weights of `edits.TYPES`; equal if
     None. sizes: weights of `scene.SIZES`; equal if None. copy_share: of edits that ask to keep all as it is.
+    plain: share of prompts and of edits whose pictures are the plainest of those they leave open (see `world.plain`).
     max_objects: in a scene or an edit's source, for a curriculum; held-out arrangements of the test split may need
     more. limit: draw from this many samples alone, again and again.
     """
@@ -57,6 +59,7 @@ class WorldSource:
         types: Mapping[str, float] | None = None,
         sizes: Mapping[Size, float] | None = None,
         copy_share: float = 0.0,
+        plain: float = 0.0,
         max_objects: int | None = None,
         limit: int | None = None,
     ) -> None:
@@ -64,11 +67,12 @@ class WorldSource:
         if split not in SPLITS:
             raise BadInput(f"there is no split {split}", "split of the world", f"give one of {', '.join(SPLITS)}")
         check_number("share of copies", copy_share, 0, 1)
+        check_number("share of plain pictures", plain, 0, 1)
         if max_objects is not None:
             check_whole("greatest number of objects", max_objects, 1, scenes.MOST_OBJECTS)
         if limit is not None:
             check_whole("limit of samples", limit, 1, MOST_LIMITED)
-        self.seed, self.split, self.copy_share = seed, split, copy_share
+        self.seed, self.split, self.copy_share, self.plain = seed, split, copy_share, plain
         self.max_objects, self.limit = max_objects, limit
         self.texts = shares("text", texts, tuple(TEXTS))
         types = dict.fromkeys(edits.TYPES, 1.0) if types is None else types
@@ -103,13 +107,20 @@ class WorldSource:
         id, lasting = f"{self.split}-{size[0]}x{size[1]}-{seed:x}", self.limit is not None
         if draw.task == "edit":
             edit = self._edit(seed, size, rng)
+            if rng.random() < self.plain:
+                edit = plain_edit(edit)
             references = (render(edit.source),)
             return Example(id, draw.task, edit.instruction, render(edit.target), references, edit, lasting)
         scene = self._scene(seed, size, rng)
         kind = chosen(rng, self.texts)
         if kind == "caption":
             return Example(id, draw.task, language.caption(scene), render(scene), spec=scene, lasting=lasting)
-        said = language.prompts(scene, rng) if kind == "prompt" else language.dense(scene, rng)
+        if kind == "dense":
+            dense = language.dense(scene, rng)
+            return Example(id, draw.task, dense.text, render(scene), spec=dense, lasting=lasting)
+        said = language.prompts(scene, rng)
+        if rng.random() < self.plain:
+            scene = plain_scene(said, size, rng) or scene
         return Example(id, draw.task, said.text, render(scene), spec=said, lasting=lasting)
 
     def _scene_seed(self, task: Task, turn: int, place: int) -> int:

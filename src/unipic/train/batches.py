@@ -40,6 +40,7 @@ class WorldConfig(Strict):
     texts: dict[str, float] | None = None
     types: dict[str, float] | None = None
     copy_share: Share = 0.0
+    plain: Share = 0.0
     max_objects: Annotated[int, Field(ge=1, le=4)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
@@ -49,6 +50,7 @@ class WorldConfig(Strict):
             self.split,
             types=self.types,
             copy_share=self.copy_share,
+            plain=self.plain,
             max_objects=self.max_objects,
             limit=self.limit,
             texts=TEXTS if self.texts is None else self.texts,

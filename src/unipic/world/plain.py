@@ -1,0 +1,81 @@
+"""The plainest picture of what a text asks for: what it leaves open is not left to chance.
+
+A scene of which a prompt is true may hold anything else, anywhere, in any texture and size; so may the picture of an
+edit put what it adds or moves anywhere in a region. A model that learns from such targets spends itself on what nobody
+asked for. Published models are last tuned on pictures chosen for their plain looks, for the same reason (Dai et al.,
+Emu, 2023): here they are drawn. Descriptions that leave nothing open are as plain as they can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+
+from unipic.world.changes import inside
+from unipic.world.edits import Edit
+from unipic.world.language import Prompt, pick
+from unipic.world.scene import BACKGROUNDS, COLORS, Object, Scene, fits, held_out, relations, visible
+
+CELL = 32  # pixels: room for one large object
+STEP = 8  # pixels between the places of what an edit adds, and of what it moves: one latent
+TRIES = 100
+
+
+def plain_scene(prompt: Prompt, size: tuple[int, int], rng: np.random.Generator) -> Scene | None:
+    """Nothing but what a prompt names: large, filled, in light tone, each in the middle of a cell of its own.
+
+    Open are which cells, colours that the prompt does not name (one for each group) and the ground. None where no
+    scene was found, or only such with held-out combinations that the prompt does not name.
+    """
+    width, height = size
+    cells = [(x + CELL // 2, y + CELL // 2) for x in range(0, width, CELL) for y in range(0, height, CELL)]
+    for _ in range(TRIES):
+        ground = pick(rng, tuple(BACKGROUNDS))
+        palette = [color for color in COLORS if visible(color, ground)]
+        kinds: list[tuple[str, str]] = []
+        for group in prompt.include:
+            kinds += [(group.name.removeprefix("letter "), group.color or pick(rng, palette))] * group.count
+        if len(kinds) > len(cells) or not all(color in palette for _, color in kinds):
+            continue
+        places = [cells[i] for i in rng.permutation(len(cells))[: len(kinds)]]
+        objects = tuple(Object(*kind, "large", "filled", *at) for kind, at in zip(kinds, places, strict=True))
+        if held_out(objects) <= {prompt.novelty} and _arranged(prompt, objects):
+            return Scene(width, height, ground, "light", objects)
+    return None
+
+
+def _arranged(prompt: Prompt, objects: tuple[Object, ...]) -> bool:
+    """Whether a relation that is asked for is the only one between its two objects."""
+    asked = prompt.include[-1].position
+    return asked is None or relations(objects[-1], objects[asked[1]]) == {asked[0]}
+
+
+def plain_edit(edit: Edit) -> Edit:
+    """Each thing whose place is open as near as it can be to the middle of where it may lie, on a grid of STEP pixels.
+
+    What is moved is moved by whole steps. An edit stays as it is where no such place fits, or where it would make a
+    held-out combination.
+    """
+    target = edit.target
+    for index, region in zip(edit.free, edit.regions, strict=True):
+        o = target.objects[index]
+        others = target.objects[:index] + target.objects[index + 1 :]
+        middle = ((region[0] + region[2]) / 2, (region[1] + region[3]) / 2)
+        there = (at for at in _places(o, edit.source, target) if inside(at, region, 0))
+        for at in sorted(there, key=lambda at: (np.hypot(at.x - middle[0], at.y - middle[1]), at)):
+            objects = (*others[:index], at, *others[index:])
+            if fits(objects, target.width, target.height) and held_out(objects) <= held_out(target.objects):
+                target = replace(target, objects=objects)
+                break
+    return replace(edit, target=target)
+
+
+def _places(o: Object, source: Scene, target: Scene) -> Iterator[Object]:
+    """The object at all places of the grid, which goes through where it was if the source has it elsewhere."""
+    before = [s for s in source.objects if replace(s, x=o.x, y=o.y) == o and s not in target.objects]
+    x, y = (before[0].x, before[0].y) if before else (0, 0)
+    for there in product(range(x % STEP, target.width, STEP), range(y % STEP, target.height, STEP)):
+        yield replace(o, x=there[0], y=there[1])
