@@ -2,6 +2,7 @@
 # make test    lint, types and tests      make proof   the long forms of the promises
 # make overfit each tiny stage learns 64 samples by heart; part of proof, resumable
 # make tiny    train the tiny models from nothing, DEVICE=cuda on a GPU; resumable, hours on a CPU
+# make table4  the paper's Table 4 in the embedded world, SEEDS="0 1 2" of them; resumable, hours on a CPU
 # make lock    write constraints/lock.txt from the current environment
 #
 # PYTHON=python3.12 picks the interpreter, TORCH="torch==2.13.0" the build of torch, JOBS=4 the test processes.
@@ -15,7 +16,7 @@ READY  := .venv/.ready
 # One thread a process: two test processes with two threads each on two cores crawl.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup demo test lint types unit proof overfit tiny lock clean
+.PHONY: setup demo test lint types unit proof overfit tiny table4 lock clean
 
 setup: $(READY)
 
@@ -54,6 +55,9 @@ overfit: $(READY)
 tiny: $(READY)
 	$(TEST_ENV) $(RUN)/python scripts/tiny.py --set device=$(or $(DEVICE),auto)
 	$(RUN)/python scripts/tiny.py ship
+
+table4: $(READY)
+	$(TEST_ENV) $(RUN)/python scripts/table4.py --seeds $(or $(SEEDS),0) --set grpo.device=$(or $(DEVICE),auto)
 
 lock: $(READY)
 	$(RUN)/python -m pip freeze --exclude-editable --exclude torch | grep -v "@ file" > constraints/lock.txt

@@ -12,13 +12,11 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import uvicorn
 from PIL import Image
 
+from tests.servers import serving
 from unipic.errors import BadInput, UnipicError
 from unipic.serve.faults import HUGE, KINDS, Faults
 from unipic.serve.judge import MODEL, judge_app, serve_judge
@@ -42,25 +40,9 @@ EDIT = edits.sample(4, "train", "color_alter")
 SOURCE, TARGET = render(EDIT.source), render(EDIT.target)
 
 
-@contextmanager
-def serving(**settings: Any) -> Iterator[str]:
-    """A server in a thread of its own; its address."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(judge_app(**settings), log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving() as address:
+    with serving(judge_app()) as address:
         yield address
 
 
@@ -314,7 +296,7 @@ def test_several_choices_are_equal(url: str) -> None:
 
 
 def test_a_key_is_needed_everywhere_but_for_health() -> None:
-    with serving(api_key="κλειδί and a key") as address:
+    with serving(judge_app(api_key="κλειδί and a key")) as address:
         assert httpx.get(address + "/health").json() == {"status": "ok"}
         right = {"Authorization": "Bearer κλειδί and a key".encode()}
         wrong: list[Any] = [{}, {"Authorization": "Bearer other"}, {"Authorization": "κλειδί and a key".encode()}]
@@ -475,7 +457,7 @@ def test_sixteen_at_once_and_the_ledger_counts(tmp_path: Path) -> None:
     file = tmp_path / "ledger.jsonl"
     drawn = [edits.sample(seed, "train") for seed in range(16)]
     pairs = [(e.instruction, render(e.source), render(e.target)) for e in drawn]
-    with serving(ledger=file) as address:
+    with serving(judge_app(ledger=file)) as address:
         with ThreadPoolExecutor(16) as pool:
             first, second = (list(pool.map(lambda p: ask(address, *p), pairs)) for _ in range(2))
         assert first == second
@@ -486,7 +468,7 @@ def test_sixteen_at_once_and_the_ledger_counts(tmp_path: Path) -> None:
     assert sorted(line["call"] for line in lines) == list(range(1, 33))
     assert set(Counter(line["key"] for line in lines).values()) == {2}
     assert next(line["answer"] for line in lines if line["call"] == 1) in first
-    with serving(ledger=file) as address:
+    with serving(judge_app(ledger=file)) as address:
         ask(address, *pairs[0])
     assert len(file.read_text().splitlines()) == 33
 
@@ -494,7 +476,7 @@ def test_sixteen_at_once_and_the_ledger_counts(tmp_path: Path) -> None:
 def test_a_client_that_went_has_no_answer_in_the_ledger() -> None:
     body = json.dumps(GOOD).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: judge\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with serving() as address:
+    with serving(judge_app()) as address:
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as short:
             short.sendall(head + body[:-10])  # cut: no request yet
         with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as short:
@@ -525,7 +507,7 @@ def test_faults_are_a_function_of_seed_and_call() -> None:
 
 def observed(kind: str, *pictures: Image.Image, **more: Any) -> httpx.Response:
     """What a client that asks about an edit gets; the ledger has it under its kind."""
-    with serving(faults=Faults(1.0, kinds=(kind,))) as address:
+    with serving(judge_app(faults=Faults(1.0, kinds=(kind,)))) as address:
         said = httpx.post(address + CHAT, json=request(EDIT.instruction, SOURCE, SOURCE, **more), timeout=20)
         counts = httpx.get(address + "/ledger").json()
         assert counts == {"calls": 1, "answers": 0, "faults": {kind: 1}, "judgements": 0}
@@ -564,7 +546,7 @@ def test_faults_in_what_is_said() -> None:
 def test_faults_in_lists_of_scores() -> None:
     text = f'Give {{"score": [], "reasoning": ""}}.\nInstruction: {EDIT.instruction}'
     for kind, wanted in (("fewer", 1), ("out_of_range", 2)):
-        with serving(faults=Faults(1.0, kinds=(kind,))) as address:
+        with serving(judge_app(faults=Faults(1.0, kinds=(kind,)))) as address:
             scores = ask(address, text, SOURCE, TARGET)["score"]
             assert len(scores) == wanted
             assert scores[0] == (11 if kind == "out_of_range" else 10)
@@ -599,7 +581,7 @@ def received(address: str, seconds: float) -> bytes:
 
 @pytest.mark.parametrize("kind", ["slow", "stalled"])
 def test_faults_in_time(kind: str) -> None:
-    with serving(faults=Faults(1.0, kinds=(kind,))) as address:
+    with serving(judge_app(faults=Faults(1.0, kinds=(kind,)))) as address:
         begun = time.monotonic()
         came = received(address, 2.5)
         assert 2 < time.monotonic() - begun < 5
@@ -615,9 +597,9 @@ def test_the_openai_client_meets_the_faults_as_its_own_errors() -> None:
         ("server_error", openai.InternalServerError),
         ("rate_limited", openai.RateLimitError),
     ):
-        with serving(faults=Faults(1.0, kinds=(kind,))) as address, pytest.raises(error):
+        with serving(judge_app(faults=Faults(1.0, kinds=(kind,)))) as address, pytest.raises(error):
             client(address).chat.completions.create(**GOOD)
-    with serving(faults=Faults(1.0, kinds=("dropped",))) as address:
+    with serving(judge_app(faults=Faults(1.0, kinds=("dropped",)))) as address:
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.post(address + CHAT, json=GOOD)
         assert received(address, 5).startswith(b'{"id":"chatcmpl-2"')

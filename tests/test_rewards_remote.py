@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,12 +22,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
+from tests.servers import serving
 from unipic.config import resolve
 from unipic.errors import BadInput, TryLater
-from unipic.rewards import remote, specs, wire
+from unipic.rewards import remote_servers, specs, wire
 from unipic.rewards.remote import RemoteReward, RemoteRewardConfig
 from unipic.rewards.reward import Reward, Sample
 from unipic.rewards.world import WorldReward
@@ -63,20 +63,9 @@ def pictures(count: int) -> list[Sample]:
     return [Sample(f"number {i}", Image.new("RGB", (32, 32), (i, 0, 0))) for i in range(count)]
 
 
-@contextmanager
-def serving(reward: Reward, name: str = "first", **settings: Any) -> Iterator[str]:
-    """A server in a thread of its own; its address."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = reward_app(reward, name, **settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+def scoring(reward: Reward, name: str = "first", **settings: Any) -> AbstractContextManager[str]:
+    """A server of the reward; its address."""
+    return serving(reward_app(reward, name, **settings))
 
 
 @contextmanager
@@ -136,7 +125,7 @@ def test_scores_of_the_world_are_those_of_the_process(tmp_path: Path) -> None:
 
 def test_order_is_kept_and_requests_go_side_by_side() -> None:
     reward, samples = First(0.02), pictures(60)
-    with serving(reward, workers=8) as url:
+    with scoring(reward, workers=8) as url:
         assert RemoteReward([url], concurrency=8, batch=2).score(samples) == reds(samples)
         assert RemoteReward([url]).score([]) == []
     assert reward.most >= 4
@@ -147,12 +136,12 @@ def test_what_cannot_be_had_is_missing() -> None:
         def score(self, samples: Sequence[Sample]) -> list[float | None]:
             return [[None, float("nan"), 0.5][int(s.text.split()[-1]) % 3] for s in samples]
 
-    with serving(Odd()) as url:
+    with scoring(Odd()) as url:
         assert RemoteReward([url]).score(pictures(6)) == [None, None, 0.5] * 2
 
 
 def test_one_sample_that_makes_the_reward_fail_is_missing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_REST", 0.01)
+    monkeypatch.setattr(remote_servers, "FIRST_REST", 0.01)
 
     class Fails(First):
         def score(self, samples: Sequence[Sample]) -> list[float | None]:
@@ -161,7 +150,7 @@ def test_one_sample_that_makes_the_reward_fail_is_missing_alone(monkeypatch: pyt
             return super().score(samples)
 
     samples = pictures(12)
-    with serving(Fails()) as url:
+    with scoring(Fails()) as url:
         scores = RemoteReward([url], concurrency=3, batch=4).score(samples)
         alone = httpx.post(f"{url}/v1/score", **form(samples[5:6]))
     assert scores == [None if i == 5 else score for i, score in enumerate(reds(samples))]
@@ -237,8 +226,8 @@ def test_without_any_server_it_is_tried_later() -> None:
 
 def test_servers_with_different_rewards_are_refused() -> None:
     with (
-        serving(First(), "world 1") as one,
-        serving(First(), "world 2") as other,
+        scoring(First(), "world 1") as one,
+        scoring(First(), "world 2") as other,
         pytest.raises(BadInput, match="start them alike"),
     ):
         RemoteReward([one, other]).score(pictures(40))
@@ -315,7 +304,7 @@ def answering(status: int, content: bytes) -> Iterator[tuple[str, list[str]]]:
 def test_other_answers_are_no_scores(kind: str) -> None:
     """Beside a server that is well all scores are right; alone there are none."""
     samples = pictures(12)
-    with answering(*GARBAGE[kind]) as (bad, asked), serving(First(0.02)) as good:
+    with answering(*GARBAGE[kind]) as (bad, asked), scoring(First(0.02)) as good:
         assert RemoteReward([bad, good], timeout=1, concurrency=4, batch=1).score(samples) == reds(samples)
         assert asked
         begun = time.monotonic()
@@ -459,7 +448,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(WorldReward(), "world") as address:
+    with scoring(WorldReward(), "world") as address:
         yield address
 
 

@@ -114,9 +114,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
     Of 16-bit colour Pillow keeps the high byte: at most one level off.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(picture)  # a copy, turned or not
     if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture.copy()
+        return picture
     if picture.mode.startswith("I"):  # Pillow's own conversion would clip at 255
         values = np.asarray(picture)
         grey = (values.clip(0, 65535) / 257).round().astype(np.uint8)

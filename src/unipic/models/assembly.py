@@ -82,8 +82,12 @@ def assemble(target: Path, components: Mapping[str, ModelFolder | Changed], defa
 
 def _copy(folder: ModelFolder, name: str, target: Path) -> None:
     alone = name == "mllm" and not folder.has("mllm")  # Qwen2.5-VL's own folder
+    if folder.under is not None:
+        _copy(ModelFolder(folder.under, folder.name, folder.inside), name, target)
+        if not (folder.path / name).exists():
+            return
     source = folder.check_subfolder("" if alone else name)
-    shutil.copytree(source, target / name, copy_function=shutil.copyfile, ignore=_no_data)
+    shutil.copytree(source, target / name, copy_function=shutil.copyfile, ignore=_no_data, dirs_exist_ok=True)
 
 
 def _no_data(folder: str, names: list[str]) -> list[str]:

@@ -13,7 +13,8 @@ from unipic.errors import BadInput, UnipicError, one_line
 from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, REWARD, ModelFolder, did_you_mean
 
 DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
-EMBEDDED = ("tiny", "tiny-kontext")
+EMBEDDED = ("tiny", "tiny-kontext", "tiny-base", "tiny-kontext-base")
+"""The reinforced models, and what they were before: those in whose place they have a few tensors of their own."""
 _HUB_NAME = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -93,7 +94,9 @@ def find_part(name: str, component: str) -> ModelFolder:
 
 def _find(name: str, role: Role, download: bool) -> ModelFolder:
     if name in EMBEDDED:
-        return ModelFolder(Path(str(importlib.resources.files("unipic"))) / "assets" / name, name)
+        assets = Path(str(importlib.resources.files("unipic"))) / "assets"
+        whole = name.removesuffix("-base")
+        return ModelFolder(assets / name, name, under=None if whole == name else assets / whole)
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():

@@ -80,12 +80,14 @@ class ModelFolder:
     """A model's folder. name: what the user called it, for settings and messages.
 
     root: what its files must lie in, and where its manifest is. inside: the model's place in it, where that is deeper:
-    "mllm" for a language model within a MetaQuery folder.
+    "mllm" for a language model within a MetaQuery folder. under: another root, in which lies what this one does not
+    have itself: an embedded model may be another with some files in their place.
     """
 
     root: Path
     name: str
     inside: str = ""
+    under: Path | None = None
     hashes: HashCache = field(default_factory=HashCache, repr=False)
 
     @property
@@ -94,7 +96,7 @@ class ModelFolder:
 
     def file(self, relative: str) -> Path:
         """The path of a regular, non-empty file inside the folder, as the manifest (if any) knows it."""
-        path = self.path / relative
+        path = self._place(relative)
         self._check_inside(path)
         if path.is_dir():
             raise BadModel("a folder stands where a file is needed", str(path), "download or save the model again")
@@ -102,13 +104,19 @@ class ModelFolder:
             raise BadModel("the model is incomplete: a file is missing", str(path), "download or save the model again")
         if path.stat().st_size == 0:
             raise BadModel("the file is empty", str(path), "download or save the model again")
-        if self.manifest:
+        if self.manifest and path.is_relative_to(self.root):
             self._check_manifest(path, self.manifest.get(path.relative_to(self.root).as_posix()))
         return path
 
     def has(self, relative: str) -> bool:
-        path = self.path / relative
+        path = self._place(relative)
         return path.exists() or path.is_symlink()
+
+    def _place(self, relative: str) -> Path:
+        own = self.path / relative
+        if self.under is None or own.exists() or own.is_symlink():
+            return own
+        return self.under / self.inside / relative
 
     def _check_inside(self, path: Path) -> None:
         """Real paths lie inside the folder, or inside `blobs/` of the same repository of a hub cache."""
@@ -116,7 +124,7 @@ class ModelFolder:
             real, root = path.resolve(), self.root.resolve()
         except (OSError, RuntimeError):  # a loop of links
             raise BadModel("a file of the model is a link to nowhere", str(path), "download it again") from None
-        homes = [root]
+        homes = [root, *([self.under.resolve()] if self.under else [])]
         if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
             homes.append(root.parent.parent / "blobs")
         if not any(real.is_relative_to(home) for home in homes):
@@ -201,14 +209,14 @@ class ModelFolder:
 
     def check_subfolder(self, relative: str) -> Path:
         """A component's folder, all of whose files lie inside, and none of whose JSON names code."""
-        folder = self.path / relative
+        folder = self._place(relative)
         self._check_inside(folder)
         if not folder.is_dir():
             raise BadModel("the model is incomplete: a folder is missing", str(folder), "download or save it again")
         for path in sorted(folder.rglob("*")):
             self._check_inside(path)
             if path.parent == folder and path.suffix == ".json" and not path.name.endswith(".index.json"):
-                self.json(path.relative_to(self.path).as_posix())
+                self.json(f"{relative}/{path.name}".lstrip("/"))
         return folder
 
     @cached_property

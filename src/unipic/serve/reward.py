@@ -67,4 +67,5 @@ def serve_reward(
     reward: Reward, name: str, host: str, port: int, *, api_key: str | None = None, workers: int = 4
 ) -> None:
     """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken."""
+    wire.keep_memory()
     listen(reward_app(reward, name, api_key=api_key, workers=workers), host, port, f"the reward {name}")

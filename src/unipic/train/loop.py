@@ -8,10 +8,8 @@ checkpoint was written, to the same bits.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,38 +20,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unipic import config as recipes
 from unipic.config import Strict
-from unipic.errors import BadInput, TryLater, UnipicError
+from unipic.errors import BadInput, UnipicError
 from unipic.report import Page
 from unipic.train.ahead import prepared
 from unipic.train.checkpointing import Checkpoints, locked
 from unipic.train.disk import refusals_anywhere
 from unipic.train.log import RunLog, Shown
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors, Weights
-from unipic.train.processes import HEARD, Processes
+from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
+from unipic.train.resuming import resume, save, saved_if_later, settle
 
 MOST_BAD_STEPS = 3  # in a row, before a run stops
 SPIKE = 5  # times the usual loss, from which a step's worst samples are logged
 NAMED = 8  # of them
-HARMLESS = {
-    "steps",
-    "checkpoint_every",
-    "keep",
-    "sample_every",
-    "log_every",
-    "workers",
-    "device",
-    "micro_batch",
-    "track",
-    "show",
-    "show_count",
-    "save_dtype",
-    "gradient_checkpointing",
-    "data.cache_gb",
-    "data.cache_dir",
-}
 ALONE = {"vae", "text", "mllm"}  # stand-ins: small enough for one process, and read in more ways than by `forward`
 
 
@@ -177,7 +158,7 @@ def train(stage: Stage, run: Path) -> Path:
                     raise BadInput("a run's folder is wanted", str(run), "give another --run-dir")
                 if processes.first:
                     lock = held.enter_context(locked(run))
-                    finished = _settle(config, run)
+                    finished = settle(run, config, config.steps)
             if not processes.any(finished):
                 _train(stage, run, checkpoints, processes, lock)
     finally:
@@ -191,7 +172,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
         stage.place(processes)
     processes.shard(stage.trained)
     weights = Weights(stage.trained, config.optimizer, config.ema)
-    step, bad = _resume(checkpoints, weights, processes, config.steps)
+    step, bad = resume(checkpoints, weights, processes, config.steps)
     saved = step
     with processes.together():
         log = RunLog(run, config, step, processes.first, stage.tell if isinstance(stage, Examined) else None)
@@ -201,8 +182,8 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
         while step < config.steps:
             with processes.together():
                 micros = next(batches)
-            save = partial(_save, checkpoints, step, bad, weights, processes)
-            rolling = _saving(save if step != saved else None, checkpoints)
+            before = partial(save, checkpoints, step, bad, weights, processes)
+            rolling = saved_if_later(before if step != saved else None, checkpoints)
             record = advance(stage, weights, micros, step, processes, log.usual, rolling)
             step += 1
             bad = bad + 1 if record.get("skipped") else 0
@@ -218,7 +199,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
                     log.show(shown, step, stage.figures() if isinstance(stage, Examined) else None)
             stop = processes.any(bool(asked))
             if stop or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                _save(checkpoints, step, bad, weights, processes)
+                save(checkpoints, step, bad, weights, processes)
                 saved = step
             if stop:
                 break
@@ -311,75 +292,6 @@ def _check_sharing(config: RunConfig, processes: int) -> None:
         raise BadInput(what, "batch", "give a multiple of the number of processes")
     if processes > 1 and config.stage in ALONE:
         raise BadInput(f"the stage {config.stage} trains in one process", f"{processes} processes", "start one")
-
-
-def _settle(config: RunConfig, run: Path) -> bool:
-    """Whether the run is finished. If not, its resolved recipe is put into its folder.
-
-    Another recipe does not go on with a run that has got anywhere. The model of one that was finished, and now gets
-    more steps, is set aside.
-    """
-    saved, model = run / "config.yaml", run / "model"
-    begun = model.exists() or any((run / "checkpoints").glob("step_*"))
-    if begun and saved.exists():
-        recipes.check_same(saved, config, HARMLESS | _of_rewards(config))
-    elif begun:
-        raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
-    if model.exists():
-        if recipes.read_recipe(str(saved))[0]["steps"] >= config.steps:
-            return True
-        former = run / "model.former"
-        shutil.rmtree(former, ignore_errors=True)
-        model.rename(former)
-    for stray in run.glob(".model.*"):  # half written by a run that was killed
-        shutil.rmtree(stray, ignore_errors=True)
-    recipes.save(config, saved)
-    return False
-
-
-def _of_rewards(config: RunConfig) -> set[str]:
-    """What may change of rewards: where a judge is and what it may cost, for example, but not who it is."""
-    return {
-        f"{group}.{name}.{key}"
-        for group in ("rewards", "held_out")
-        for name, reward in getattr(config, group, {}).items()
-        for key in getattr(reward, "may_change", ())
-    }
-
-
-def _resume(checkpoints: Checkpoints, weights: Weights, processes: Processes, steps: int) -> tuple[int, int]:
-    """Steps done, of so many that are wanted, and how many of the last ones were bad."""
-    with processes.together():
-        found = checkpoints.latest()
-        if found is not None and found.step > steps:
-            raise BadInput(f"the run has done {found.step} steps already", f"steps: {steps}", "give as many or more")
-    if found is None:
-        return 0, 0
-    weights.load(found.tensors)
-    return found.step, found.state["bad"]
-
-
-def _save(checkpoints: Checkpoints, step: int, bad: int, weights: Weights, processes: Processes) -> None:
-    files = processes.whole(weights.tensors())
-    with processes.together():
-        if processes.first:
-            checkpoints.save(step, files, {"bad": bad})
-
-
-@contextmanager
-def _saving(save: Callable[[], None] | None, checkpoints: Checkpoints) -> Iterator[None]:
-    """If a rollout is to be tried later, in any process, all save the steps before it. save: None if they have."""
-    try:
-        yield
-    except (TryLater, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != TryLater.exit_code:
-            raise
-        if save:
-            save()
-        if isinstance(stop, TryLater):
-            raise TryLater(stop.what, stop.where, f"{stop.mend}; {checkpoints.named()}") from stop
-        time.sleep(HEARD)  # as in `Processes.together`
-        raise
 
 
 @contextmanager

@@ -16,35 +16,46 @@ import numpy as np
 
 from unipic.world.changes import inside
 from unipic.world.edits import Edit
-from unipic.world.language import Prompt, pick
-from unipic.world.scene import BACKGROUNDS, COLORS, Object, Scene, fits, held_out, relations, visible
+from unipic.world.language import Prompt
+from unipic.world.scene import BACKGROUNDS, Object, Scene, fits, held_out, relations, visible
 
 CELL = 32  # pixels: room for one large object
 STEP = 8  # pixels between the places of what an edit adds, and of what it moves: one latent
-TRIES = 100
+COLOR = {"gray": "red", "beige": "blue", "sky": "red", "mint": "purple", "rose": "blue", "lavender": "green"}
+"""Of what has no colour by name, for each ground."""
 
 
 def plain_scene(prompt: Prompt, size: tuple[int, int], rng: np.random.Generator) -> Scene | None:
-    """Nothing but what a prompt names: large, filled, in light tone, each in the middle of a cell of its own.
+    """Nothing but what a prompt names: large, filled, in light tone, side by side from the start of a row of cells.
 
-    Open are which cells, colours that the prompt does not name (one for each group) and the ground. None where no
-    scene was found, or only such with held-out combinations that the prompt does not name.
+    Open are the ground and the row; of a single object, the cell. Relations, and combinations that are held out and not
+    named, may ask for a column or another order. None where there is no room.
     """
     width, height = size
-    cells = [(x + CELL // 2, y + CELL // 2) for x in range(0, width, CELL) for y in range(0, height, CELL)]
-    for _ in range(TRIES):
-        ground = pick(rng, tuple(BACKGROUNDS))
-        palette = [color for color in COLORS if visible(color, ground)]
-        kinds: list[tuple[str, str]] = []
-        for group in prompt.include:
-            kinds += [(group.name.removeprefix("letter "), group.color or pick(rng, palette))] * group.count
-        if len(kinds) > len(cells) or not all(color in palette for _, color in kinds):
+    things = [group for group in prompt.include for _ in range(group.count)]
+    shapes = [group.name.removeprefix("letter ") for group in things]
+    for ground in rng.permutation(list(BACKGROUNDS)).tolist():
+        colors = [group.color or COLOR[ground] for group in things]
+        if not all(visible(color, ground) for color in colors):
             continue
-        places = [cells[i] for i in rng.permutation(len(cells))[: len(kinds)]]
-        objects = tuple(Object(*kind, "large", "filled", *at) for kind, at in zip(kinds, places, strict=True))
-        if held_out(objects) <= {prompt.novelty} and _arranged(prompt, objects):
-            return Scene(width, height, ground, "light", objects)
+        for places in _places_in_line(len(things), width // CELL, height // CELL, rng):
+            looks = zip(shapes, colors, places, strict=True)
+            objects = tuple(Object(shape, color, "large", "filled", *at) for shape, color, at in looks)
+            if held_out(objects) <= {prompt.novelty} and _arranged(prompt, objects):
+                return Scene(width, height, ground, "light", objects)
     return None
+
+
+def _places_in_line(count: int, columns: int, rows: int, rng: np.random.Generator) -> Iterator[list[tuple[int, int]]]:
+    """Middles of as many cells one after the other: from the start of a row on, then of a column; then backwards."""
+    middles = [[(x * CELL + CELL // 2, y * CELL + CELL // 2) for x in range(columns)] for y in range(rows)]
+    lines = []
+    for grid in (middles, [list(column) for column in zip(*middles, strict=True)]):
+        cells = [at for line in grid for at in line]
+        starts = range(0, len(cells) - count + 1, 1 if count == 1 else len(grid[0]))
+        lines += [cells[start : start + count] for start in rng.permutation(starts).tolist()]
+    yield from lines
+    yield from (line[::-1] for line in lines)
 
 
 def _arranged(prompt: Prompt, objects: tuple[Object, ...]) -> bool:
