@@ -17,17 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from unipic.models import tiny
 from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.checkpoint import read_component, write_manifest
 from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
-from unipic.train.loop import train
-from unipic.train.stages import read, stage_of
+from unipic.models.weights import write_tensors
+from unipic.train.stages import read, run_recipe
 
 RUNS = Path("runs/tiny")
-STAGES = ("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "align", "joint")
-SHIPPED = {"tiny-kontext": "kontext-dense", "tiny": "joint"}
+STAGES = (
+    *("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "kontext-plain"),
+    *("align", "joint", "joint-plain", "pdtr", "pdtr-kontext"),
+)
+SHIPPED = {"tiny-kontext": "kontext-plain", "tiny": "joint-plain"}
+REINFORCED = {"tiny-kontext": "pdtr-kontext", "tiny": "pdtr"}
+SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
 SAMPLING = {"steps": 20, "guidance_scale": 2.0}
 ANSWERS = {"max_new_tokens": 192}
@@ -38,16 +45,21 @@ def main(stages: list[str], sets: list[str]) -> None:
         tiny.main([str(RUNS / "blank"), "--to-train"])
     for name in stages:
         start = time.time()
-        train(stage_of(read(f"tiny/{name}", sets)), RUNS / name)
-        lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
+        run_recipe(read(f"tiny/{name}", sets), RUNS / name)
+        log = RUNS / name / "log.jsonl"  # of PDTR each part has its own
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         right = next((f"{line['right']:.3f} right" for line in reversed(lines) if "right" in line), "")
         print(f"{name:12} {right} ({time.time() - start:.0f} s)", flush=True)
 
 
 def ship(assets: Path) -> None:
-    """The trained models in the embedded ones' place, all their weights in fp16."""
+    """The trained models in the embedded ones' place, all their weights in fp16.
+
+    Those that were reinforced, too, keep beside them what they were before, as NAME-base: the tensors that differ.
+    """
     for name, stage in SHIPPED.items():
-        model = find_model(str(RUNS / stage / "model"))
+        base, reinforced = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
+        model = find_model(str(reinforced if reinforced.exists() else base))
         components, language = components_of(model), find_mllm(model, None)
         for component in components:
             if LAYOUTS[component].weights:
@@ -56,11 +68,28 @@ def ship(assets: Path) -> None:
         new = assets / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
         assemble(new, components, defaults_of(model))
+        shutil.rmtree(assets / f"{name}-base", ignore_errors=True)
+        if reinforced.exists():
+            set_apart(new, find_model(str(base)), assets / f"{name}-base")
         shutil.rmtree(assets / name, ignore_errors=True)
         new.rename(assets / name)
-        print(
-            f"{assets / name}: {sum(p.stat().st_size for p in (assets / name).rglob('*') if p.is_file()) / 1e6:.1f} MB"
-        )
+    print(f"{assets}: {sum(p.stat().st_size for p in assets.rglob('*') if p.is_file()) / 1e6:.1f} MB")
+
+
+def set_apart(folder: Path, base: ModelFolder, target: Path) -> None:
+    """Two shards instead of a transformer's file: what both have in common, and what differs; and the base's own."""
+    whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors, before = load_file(whole), read_component(base, "transformer", torch.float16)
+    changed = {key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])}
+    names = {key: SHARD.format("00002" if key in changed else "00001") for key in tensors}
+    for name in set(names.values()):
+        write_tensors(whole.with_name(name), {key: tensors[key] for key in tensors if names[key] == name})
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": names}
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    whole.unlink()
+    write_manifest(folder, defaults_of(ModelFolder(folder, folder.name)))
+    (target / "transformer").mkdir(parents=True)
+    write_tensors(target / "transformer" / SHARD.format("00002"), {key: before[key] for key in changed})
 
 
 def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import unipic
 from unipic import BadInput
+from unipic.errors import BadModel
 from unipic.models import find, kontext, metaquery, mllm, text, vae
+from unipic.models.assembly import assemble, components_of
+from unipic.models.checkpoint import read_component
 from unipic.models.folder import ModelFolder
 from unipic.models.spec import ModelSpec
 
@@ -58,6 +63,32 @@ def test_a_hub_name_is_downloaded_once_and_only_what_is_needed(hub: Hub) -> None
     assert not fetched & {"sd3.5_medium.safetensors", "clip_l.safetensors", "model.bin", "evil.py"}
     find.find_model("org/model")
     assert [call["local"] for call in hub.calls] == [True, False, True]
+
+
+def test_a_model_may_be_another_with_some_files_in_their_place(tmp_path: Path) -> None:
+    whole = ModelFolder(shutil.copytree(ASSETS / "tiny-kontext", tmp_path / "whole"), "whole")
+    own = tmp_path / "own" / "vae" / "diffusion_pytorch_model.safetensors"
+    own.parent.mkdir(parents=True)
+    tensors = load_file(whole.weights("vae")[0])
+    save_file({key: -tensor for key, tensor in tensors.items()}, own)
+    folder = ModelFolder(tmp_path / "own", "own", under=whole.root)
+    assert folder.kind == whole.kind
+    assert folder.defaults == whole.defaults
+    assert folder.weights("transformer") == whole.weights("transformer")
+    assert folder.weights_hash() != whole.weights_hash()
+    for other in (folder, ModelFolder(_assembled(folder, tmp_path / "new"), "new")):
+        loaded = read_component(other, "vae", None)
+        assert all(torch.equal(loaded[key], -tensor) for key, tensor in tensors.items())
+        assert other.config("vae") == whole.config("vae")
+    own.unlink()
+    own.symlink_to(__file__)
+    with pytest.raises(BadModel, match="outside"):
+        folder.weights("vae")
+
+
+def _assembled(folder: ModelFolder, target: Path) -> Path:
+    assemble(target, components_of(folder), folder.defaults)
+    return target
 
 
 def test_an_interrupted_download_is_taken_up(hub: Hub) -> None:
