@@ -1,0 +1,118 @@
+"""`make table4`: rows are real runs, with a judge of their own; what is not finished is said to be missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.test_results import tables
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import table4
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = [
+    "grpo.model=tiny-kontext",
+    "grpo.batch=4",
+    "grpo.group=4",
+    "grpo.updates=1",
+    "grpo.micro_batch=4",
+    "grpo.lora={rank: 2, alpha: 4}",
+    "grpo.sampler={steps: 2, trained: 1}",
+    "grpo.show.count=0",
+    "grpo.device=cpu",
+    "parts.0.steps=1",
+    "evaluate={n: 2, steps: 1}",
+]
+
+
+def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    sets = [word for each in SMALL for word in ("--set", each)]
+    where = ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, str(ROOT / "scripts" / "table4.py"), *where, *sets, *more]
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one row with a judge has run."""
+    made = tmp_path_factory.mktemp("table4")
+    ended = command(made, "--rows", "judge")
+    assert ended.returncode == 0, ended.stderr
+    return made
+
+
+def test_a_row_learns_from_the_judge_and_the_page_names_the_missing(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "runs/judge-0/1-edit/log.jsonl").read_text().splitlines()]
+    assert lines[0]["reward/judge/calls"] - lines[0]["reward/judge/failed"] == 4  # a verdict for each of the pictures
+    assert lines[0]["missing"] == 0
+    page = (folder / "results" / "table4.md").read_text()
+    rows = {row[0]: row[1:] for row in tables(page)["Table 4 in the embedded world"]}
+    assert list(rows)[1:] == ["none", *table4.ROWS.values()]
+    for name, place in (("none", "eval-0"), ("judge", "eval-1")):
+        scores = json.loads((folder / "runs" / "judge-0" / place / "scores.json").read_text())
+        wanted = (scores["geneval"]["overall"], scores["dense"], scores["edit"]["overall"])
+        assert [float(cell.split()[0]) for cell in rows[name][1:]] == pytest.approx(wanted, rel=5e-3)
+    assert all(rows[name][1:] == ["not finished"] * 3 for name in rows if name not in ("rewards", "none", "judge"))
+    assert "**Not finished**: EditReward (seed 0), GenEval (seed 0), judge + GenEval (seed 0), " in page
+    assert "One seed." in page
+
+
+def test_a_judge_lives_as_long_as_its_block() -> None:
+    with suppress(KeyboardInterrupt), table4.judging() as address:
+        assert httpx.get(f"{address}/models").status_code == 200
+        raise KeyboardInterrupt
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/models")
+
+
+def test_the_same_command_again_trains_nothing(folder: Path) -> None:
+    times = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    page = (folder / "results" / "table4.md").read_bytes()
+    (folder / "results" / "table4.md").unlink()
+    assert command(folder, "--rows", "judge").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == times
+    assert (folder / "results" / "table4.md").read_bytes() == page
+
+
+def test_seeds_are_told_as_mean_and_range(folder: Path, tmp_path: Path) -> None:
+    """Also those of other commands than the one that writes the page."""
+    for seed, value in ((0, 4.0), (3, 5.0)):
+        run = Path(shutil.copytree(folder / "runs" / "judge-0", tmp_path / f"judge-{seed}"))
+        path = run / "eval-1" / "scores.json"
+        scores = json.loads(path.read_text())
+        scores["edit"]["overall"] = value
+        path.write_text(json.dumps(scores))
+    page = table4.page(tmp_path, [0])
+    assert re.search(r"\| judge \| 2 \|.*\| 4.5 \(4 to 5\) \|", page)
+    assert [row[:2] for row in tables(page)["Every run"][1:]] == [["judge", "0"], ["judge", "3"]]
+    assert "GenEval (seed 3)" in page
+
+
+def test_a_row_that_fails_ends_the_command_with_its_code_and_three_lines(folder: Path) -> None:
+    """EditReward has not been trained; the rows that were finished stay."""
+    page = (folder / "results" / "table4.md").read_bytes()
+    more = ["--set", f"parts.0.rewards.edit.model={folder / 'nowhere'}"]
+    ended = command(folder, "--rows", "edit-reward", *more)
+    assert ended.returncode == 2
+    assert str(folder / "nowhere") in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (folder / "results" / "table4.md").read_bytes() == page
+
+
+def test_without_a_finished_row_there_is_no_page(tmp_path: Path) -> None:
+    ended = command(tmp_path, "--page")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 3)
+    assert "no row of the table is finished" in ended.stderr
+    assert not (tmp_path / "results").exists()
