@@ -3,9 +3,10 @@
     python benchmarks/remote_reward.py [SIDE] [PICTURES] [MILLISECONDS]
 
 A reward that only waits stands for one that computes on a GPU: in the process 16 threads call it, a picture each; the
-server, a process of its own on this machine, calls it from 16 threads, and the client sends 16 requests at a time. Both
-take turns; the ratio of their fastest rounds is printed, and the CPU's time for a picture in client and server, from
-which the ratio on a busy machine follows: what two processes compute besides waiting has to fit into their cores.
+server, a process of its own on this machine, calls it from 16 threads, and the client sends 16 requests at a time. All
+take turns; the ratio of their fastest rounds is printed, and the CPU's time for a picture: in the process (the reward
+alone, which looks at the picture), in the client, and in the server with the reward. On a machine that has other work
+these say more than the ratio: what client and server compute has to fit into their cores.
 """
 
 from __future__ import annotations
@@ -64,12 +65,13 @@ def measure(samples: Sequence[Sample], waiting: Waiting, url: str, server: psuti
             time.sleep(0.2)
     remote = RemoteReward([url], concurrency=AT_A_TIME, batch=1)
     seconds: dict[str, list[float]] = {"in the process": [], "remote": []}
-    cpu: dict[str, list[float]] = {"client": [], "server": []}
+    cpu: dict[str, list[float]] = {"in the process": [], "client": [], "server": []}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for _ in range(ROUNDS):
-            start = time.perf_counter()
+            start, own = time.perf_counter(), time.process_time()
             here = list(pool.map(lambda sample: waiting.score([sample])[0], samples))
             seconds["in the process"].append(time.perf_counter() - start)
+            cpu["in the process"].append(time.process_time() - own)
             start, own, other = time.perf_counter(), time.process_time(), sum(server.cpu_times()[:2])
             there = remote.score(samples)
             seconds["remote"].append(time.perf_counter() - start)

@@ -136,7 +136,7 @@ class _Call:
                         return [score for request in requests for score in request.result()]
                     self.connections.hang_up(time.monotonic())
             finally:
-                self.over.set()
+                self.turns.end()
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.connections.hang_up(float("inf"))
 

@@ -188,7 +188,9 @@ def scope_of(data: DataConfig, folder: ModelFolder, *components: str) -> str:
     lines = []
     for component in components:
         at = "" if component == "mllm" else component
-        files = [p for kind in ("*.json", "*.txt", "*.model") for p in folder.check_subfolder(at).glob(kind) if p.is_file()]
+        files = [
+            p for kind in ("*.json", "*.txt", "*.model") for p in folder.check_subfolder(at).glob(kind) if p.is_file()
+        ]
         files += folder.weights(component, at) if LAYOUTS[component].weights else []
         lines += [f"{component}/{path.name} {folder.hashes.sha256(path)}\n" for path in files]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
