@@ -30,10 +30,10 @@ from unipic.train.stages import read, run_recipe
 RUNS = Path("runs/tiny")
 STAGES = (
     *("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "kontext-plain"),
-    *("align", "joint", "joint-plain", "pdtr", "pdtr-kontext"),
+    *("pdtr", "align", "joint", "joint-plain", "joint-last"),
 )
-SHIPPED = {"tiny-kontext": "kontext-plain", "tiny": "joint-plain"}
-REINFORCED = {"tiny-kontext": "pdtr-kontext", "tiny": "pdtr"}
+SHIPPED = {"tiny-kontext": "kontext-plain", "tiny": "joint-last"}
+REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
 SAMPLING = {"steps": 20, "guidance_scale": 2.0}

@@ -41,11 +41,15 @@ class PartConfig(Strict):
 
 
 class EvaluateConfig(Strict):
-    """The world's benchmark with n items of each part; of a model of real pictures it says nothing: null then."""
+    """The world's benchmark with n items of each part; of a model of real pictures it says nothing: null then.
+
+    steps, guidance_scale: the model's own if None.
+    """
 
     n: Annotated[int, Field(ge=1)] = 432
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)] | None = None
+    guidance_scale: Annotated[float, Field(ge=1)] | None = None
 
 
 class PdtrConfig(Strict):
@@ -87,7 +91,8 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str) -> GrpoConfig:
 
 def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Path) -> dict[str, Any]:
     system = UniPic.from_pretrained(model, mllm=config.grpo.mllm, device=config.grpo.device, dtype=config.grpo.dtype)
-    scores, _ = evaluate_world(system, folder, n=asked.n, seed=asked.seed, steps=asked.steps)
+    sampling = {"steps": asked.steps, "guidance_scale": asked.guidance_scale}
+    scores, _ = evaluate_world(system, folder, n=asked.n, seed=asked.seed, **sampling)
     return scores
 
 
