@@ -66,3 +66,12 @@ def test_an_edit_keeps_what_it_is_given(model: str) -> None:
         marks.append([v.marks["sc"] for v in verdicts if v is not None])
     edited, made = np.mean(marks, axis=0)
     assert edited > made + 1
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-kontext"])
+def test_it_draws_what_a_simple_prompt_says(model: str) -> None:
+    """One thing, with its colour or without; some of them are combinations that training never showed."""
+    system = UniPic.from_pretrained(model)
+    simple = [i for i in world.items(0, COUNT * 3, understanding=False) if i.group in ("single_object", "colors")]
+    right = [world.judge(i, system.generate(i.text, seed=n)[0]).right for n, i in enumerate(simple[:COUNT])]
+    assert sum(right) >= 0.5 * COUNT
