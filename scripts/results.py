@@ -94,7 +94,8 @@ def heading(run: Run, machine: str) -> str:
             f"benchmark asks the same {judged['n']} prompts and {judged['n']} edits of its test split, from the same "
             "noise ([what it asks](../evals.md)). In brackets: 95 % intervals. Novel items hold a combination that "
             "training leaves out; they and the ordinary ones are of the tags and types that have both.",
-            f"**In short**: {held} of {len(run.parts)} parts do what is asked of each; of the goals, {came}.",
+            f"**In short**: {held} of {len(run.parts)} parts do what is asked of each; "
+            f"of the goals, {' and '.join(came)}.",
             f"{ended(run)}{f' {machine}.' if machine else ''}",
         ]
     )
