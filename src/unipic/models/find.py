@@ -14,7 +14,7 @@ from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, REWARD, ModelFolde
 
 DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
 EMBEDDED = ("tiny", "tiny-kontext", "tiny-base", "tiny-kontext-base")
-"""The reinforced models, and what they were before: those in whose place they have a few tensors of their own."""
+"""As they are, and what they were before they were reinforced: the same where they were not."""
 _HUB_NAME = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -95,8 +95,9 @@ def find_part(name: str, component: str) -> ModelFolder:
 def _find(name: str, role: Role, download: bool) -> ModelFolder:
     if name in EMBEDDED:
         assets = Path(str(importlib.resources.files("unipic"))) / "assets"
-        whole = name.removesuffix("-base")
-        return ModelFolder(assets / name, name, under=None if whole == name else assets / whole)
+        whole = assets / name.removesuffix("-base")
+        own = assets / name
+        return ModelFolder(own, name, under=whole) if own.is_dir() and own != whole else ModelFolder(whole, name)
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():
