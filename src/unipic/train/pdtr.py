@@ -91,8 +91,9 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str) -> GrpoConfig:
 
 def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Path) -> dict[str, Any]:
     system = UniPic.from_pretrained(model, mllm=config.grpo.mllm, device=config.grpo.device, dtype=config.grpo.dtype)
-    sampling = {"steps": asked.steps, "guidance_scale": asked.guidance_scale}
-    scores, _ = evaluate_world(system, folder, n=asked.n, seed=asked.seed, **sampling)
+    scores, _ = evaluate_world(
+        system, folder, n=asked.n, seed=asked.seed, steps=asked.steps, guidance_scale=asked.guidance_scale
+    )
     return scores
 
 
