@@ -1,7 +1,7 @@
 """`make tiny`: the tiny models, trained from nothing by every stage in turn, each by its recipe `tiny/STAGE`.
 
     python scripts/tiny.py [STAGE …] [--set KEY=VALUE …]        resumable; reports are runs/tiny/STAGE/report.html
-    python scripts/tiny.py ship                                 what was trained becomes the embedded models, in fp16
+    python scripts/tiny.py ship [reinforced]                    what was trained becomes the embedded models, in fp16
 
 A stage starts from the folders of those before it, as its recipe says. On a CPU the longer ones take hours: the same
 command again goes on. `--set device=cuda` trains them on a GPU.
@@ -25,12 +25,13 @@ from unipic.models.checkpoint import read_component, write_manifest
 from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.models.weights import write_tensors
-from unipic.train.stages import read, run_recipe
+from unipic.train.loop import train
+from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
 STAGES = (
     *("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "kontext-plain"),
-    *("pdtr", "align", "joint", "joint-plain", "joint-last"),
+    *("align", "joint", "joint-plain", "joint-last"),
 )
 SHIPPED = {"tiny-kontext": "kontext-plain", "tiny": "joint-last"}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
@@ -45,21 +46,22 @@ def main(stages: list[str], sets: list[str]) -> None:
         tiny.main([str(RUNS / "blank"), "--to-train"])
     for name in stages:
         start = time.time()
-        run_recipe(read(f"tiny/{name}", sets), RUNS / name)
-        log = RUNS / name / "log.jsonl"  # of PDTR each part has its own
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        train(stage_of(read(f"tiny/{name}", sets)), RUNS / name)
+        lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
         right = next((f"{line['right']:.3f} right" for line in reversed(lines) if "right" in line), "")
         print(f"{name:12} {right} ({time.time() - start:.0f} s)", flush=True)
 
 
-def ship(assets: Path) -> None:
+def ship(assets: Path, reinforced: bool) -> None:
     """The trained models in the embedded ones' place, all their weights in fp16.
 
-    Those that were reinforced, too, keep beside them what they were before, as NAME-base: the tensors that differ.
+    reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
+    NAME-base: the tensors that differ.
     """
     for name, stage in SHIPPED.items():
-        base, reinforced = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
-        model = find_model(str(reinforced if reinforced.exists() else base))
+        base, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
+        changed = reinforced and learnt.exists()
+        model = find_model(str(learnt if changed else base))
         components, language = components_of(model), find_mllm(model, None)
         for component in components:
             if LAYOUTS[component].weights:
@@ -69,7 +71,7 @@ def ship(assets: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
         assemble(new, components, defaults_of(model))
         shutil.rmtree(assets / f"{name}-base", ignore_errors=True)
-        if reinforced.exists():
+        if changed:
             set_apart(new, find_model(str(base)), assets / f"{name}-base")
         shutil.rmtree(assets / name, ignore_errors=True)
         new.rename(assets / name)
@@ -101,7 +103,7 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     sets = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--set"]
     asked = [word for i, word in enumerate(arguments) if word != "--set" and (not i or arguments[i - 1] != "--set")]
-    if asked == ["ship"]:
-        ship(Path(tiny.__file__).parent.parent / "assets")
+    if asked in (["ship"], ["ship", "reinforced"]):
+        ship(Path(tiny.__file__).parent.parent / "assets", reinforced="reinforced" in asked)
     else:
         main(asked or list(STAGES), sets)

@@ -44,6 +44,18 @@ KONTEXT: dict[str, Any] = {
     "device": "cpu",
 }
 ONE = Processes("cpu", "fp32")
+SMALL_PDTR = [  # one step of one small rollout, as --set takes it
+    "grpo.model=tiny-kontext",
+    "grpo.batch=4",
+    "grpo.group=4",
+    "grpo.updates=1",
+    "grpo.micro_batch=4",
+    "grpo.lora={rank: 2, alpha: 4}",
+    "grpo.sampler={steps: 2, trained: 1}",
+    "grpo.show.count=0",
+    "grpo.device=cpu",
+    "parts.0.steps=1",
+]
 GRPO: dict[str, Any] = KONTEXT | {
     "stage": "grpo",
     "batch": 8,

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.runs import SMALL_PDTR
 from unipic.evals.agreement import agreement
 from unipic.rewards.configs import RewardConfig
 from unipic.rewards.reward import Sample
@@ -24,19 +25,7 @@ from unipic.train.stages import read, run_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
 TEXT = PAGE.read_text()
-SMALL = [
-    "grpo.model=tiny-kontext",
-    "grpo.batch=4",
-    "grpo.group=4",
-    "grpo.updates=1",
-    "grpo.micro_batch=4",
-    "grpo.lora={rank: 2, alpha: 4}",
-    "grpo.sampler={steps: 2, trained: 1}",
-    "grpo.show.count=0",
-    "grpo.device=cpu",
-    "parts.0.steps=1",
-    "evaluate=null",
-]
+SMALL = [*SMALL_PDTR, "evaluate=null"]
 pytestmark = pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.runs import SMALL_PDTR
 from tests.test_results import tables
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -21,19 +22,7 @@ import table4
 
 ROOT = Path(__file__).parents[1]
 
-SMALL = [
-    "grpo.model=tiny-kontext",
-    "grpo.batch=4",
-    "grpo.group=4",
-    "grpo.updates=1",
-    "grpo.micro_batch=4",
-    "grpo.lora={rank: 2, alpha: 4}",
-    "grpo.sampler={steps: 2, trained: 1}",
-    "grpo.show.count=0",
-    "grpo.device=cpu",
-    "parts.0.steps=1",
-    "evaluate={n: 2, steps: 1}",
-]
+SMALL = [*SMALL_PDTR, "evaluate={n: 2, steps: 1}"]
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
