@@ -31,9 +31,10 @@ from unipic.train.stages import read, stage_of
 RUNS = Path("runs/tiny")
 STAGES = (
     *("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "kontext-plain"),
-    *("align", "joint", "joint-plain", "joint-last"),
+    "kontext-sizes",
+    *("align", "joint", "joint-plain", "joint-last", "joint-sizes"),
 )
-SHIPPED = {"tiny-kontext": "kontext-plain", "tiny": "joint-last"}
+SHIPPED = {"tiny-kontext": "kontext-sizes", "tiny": "joint-sizes"}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.

@@ -137,6 +137,20 @@ def test_texts_and_types_come_in_their_shares() -> None:
     assert as_expected(kinds(some, "edit", 12), {"extract": 0.2, "compose": 0.6, "copy": 0.2})
 
 
+def test_tags_come_by_their_weights() -> None:
+    def tags(weights: dict[str, float] | None) -> Counter[str]:
+        source = WorldSource(0, texts={"prompt": 1}, tags=weights)
+        specs = [e.spec for turn in range(8) for e in all_of(source, source.draw("generate", turn, 50, 64))]
+        return Counter(spec.tag for spec in specs if isinstance(spec, language.Prompt))
+
+    assert set(tags(None)) == set(language.TAGS)
+    some = tags({"single_object": 1, "colors": 3})  # scenes that have something for one have it for both
+    assert as_expected(
+        Counter({tag: some[tag] for tag in ("single_object", "colors")}), {"single_object": 0.25, "colors": 0.75}
+    )
+    assert set(tags({"counting": 1})) > {"counting"}  # where there is nothing to count, any other
+
+
 def test_what_the_world_says_is_true_of_its_pictures() -> None:
     source = WorldSource(5)
     for task in TASKS:
@@ -204,6 +218,7 @@ def test_a_limit_draws_the_same_samples_again_and_again(limit: int, count: int) 
         {"texts": {"poem": 1}},
         {"texts": {"dense": 0}},
         {"texts": {}},
+        {"tags": {"colours": 1}},
         {"types": {"extract": -1}},
         {"types": {"extract": float("nan")}},
         {"types": {"extract": 1}, "max_objects": 1},

@@ -41,7 +41,8 @@ T = TypeVar("T")
 class WorldSource:
     """The world's training (or test) split.
 
-    texts: weights of GenEval's prompts, dense descriptions and captions. types: weights of `edits.TYPES`; equal if
+    texts: weights of GenEval's prompts, dense descriptions and captions. tags: weights of `language.TAGS`, for those
+    that a scene has something for; equal if None. types: weights of `edits.TYPES`; equal if
     None. sizes: weights of `scene.SIZES`; equal if None. copy_share: of edits that ask to keep all as it is.
     plain: share of prompts and of edits whose pictures are the plainest of those they leave open (see `world.plain`).
     max_objects: in a scene or an edit's source, for a curriculum; held-out arrangements of the test split may need
@@ -56,6 +57,7 @@ class WorldSource:
         split: str = "train",
         *,
         texts: Mapping[str, float] = TEXTS,
+        tags: Mapping[str, float] | None = None,
         types: Mapping[str, float] | None = None,
         sizes: Mapping[Size, float] | None = None,
         copy_share: float = 0.0,
@@ -79,6 +81,7 @@ class WorldSource:
         if max_objects == 1:
             types = {type: weight for type, weight in types.items() if type not in OF_SEVERAL}
         self.types = shares("type of edit", types, edits.TYPES)
+        self.tags = None if tags is None else shares("tag", tags, language.TAGS)
         self.sizes = shares("size", dict.fromkeys(SIZES, 1.0) if sizes is None else sizes, SIZES)
 
     def draw(self, task: Task, turn: int, count: int, resolution: int) -> Draw:
@@ -118,7 +121,7 @@ class WorldSource:
         if kind == "dense":
             dense = language.dense(scene, rng)
             return Example(id, draw.task, dense.text, render(scene), spec=dense, lasting=lasting)
-        said = language.prompts(scene, rng)
+        said = language.prompts(scene, rng, self.tags)
         if rng.random() < self.plain:
             scene = plain_scene(said, size, rng) or scene
         return Example(id, draw.task, said.text, render(scene), spec=said, lasting=lasting)

@@ -32,12 +32,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class WorldConfig(Strict):
-    """The embedded world (see `data.world.WorldSource`). types, texts: weights by name; all alike where left out."""
+    """The embedded world (see `data.world.WorldSource`). texts, tags, types: weights by name; all alike where left out."""
 
     kind: Literal["world"] = "world"
     weight: Annotated[float, Field(gt=0)] = 1.0
     split: Literal["train", "test"] = "train"
     texts: dict[str, float] | None = None
+    tags: dict[str, float] | None = None
     types: dict[str, float] | None = None
     copy_share: Share = 0.0
     plain: Share = 0.0
@@ -48,6 +49,7 @@ class WorldConfig(Strict):
         return WorldSource(
             seed,
             self.split,
+            tags=self.tags,
             types=self.types,
             copy_share=self.copy_share,
             plain=self.plain,

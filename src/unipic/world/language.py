@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Any, TypeVar
@@ -173,15 +173,18 @@ def _held(groups: Sequence[Group]) -> dict[str, str]:
     return found
 
 
-def prompts(scene: Scene, rng: np.random.Generator) -> Prompt:
+def prompts(scene: Scene, rng: np.random.Generator, weights: Mapping[str, float] | None = None) -> Prompt:
     """A prompt of a random one of the tags that the scene has something for.
 
-    It names the scene's held-out combination, where prompts can.
+    It names the scene's held-out combination, where prompts can. weights: of tags; all are equally likely if None, and
+    where the scene has nothing for those that are named.
     """
     candidates = _candidates(scene)
     novel = {tag: [groups for groups in candidates[tag] if _held(groups)] for tag in TAGS}
     candidates = novel if any(novel.values()) else candidates
-    tag = pick(rng, [tag for tag in TAGS if candidates[tag]])
+    tags = [tag for tag in TAGS if candidates[tag]]
+    shares = np.array([weights.get(tag, 0) for tag in tags]) if weights else np.zeros(len(tags))
+    tag = tags[rng.choice(len(tags), p=shares / shares.sum())] if shares.any() else pick(rng, tags)
     return _worded(tag, pick(rng, candidates[tag]), rng)
 
 
