@@ -1,6 +1,6 @@
 """Steps and guidance: what they cost a picture, and what the world's benchmark says of it.
 
-    python benchmarks/sampling.py MODEL [N]         resumable; pictures are under runs/sampling/MODEL
+    python benchmarks/sampling.py MODEL [N]         resumable; pictures are under runs/sampling
 
 N items each of prompts and of edits, the same for every setting. Seconds are a picture's of 64×64 by itself, the median
 of seven, generation and edit; imports and loading aside.
@@ -33,15 +33,14 @@ ROUNDS = 7
 
 def main(model: str, n: int) -> None:
     system = UniPic.from_pretrained(model)
+    folder = Path("runs/sampling") / system.parts.folder.weights_hash(system.parts.mllm_folder)[:12]
     place, threads = system.parts.placement.device, torch.get_num_threads()
     print(f"{model}, {n} prompts and {n} edits, {place}, {threads} threads, {platform.machine()}, {date.today()}\n")
     print("| steps | guidance | strictly right | edits, of 10 | s a picture | s an edit |\n|---|---|---|---|---|---|")
     for steps in STEPS:
         for scale in SCALES:
             sampling = {"steps": steps, "guidance_scale": scale}
-            prompts, edits = quality(
-                system, Path("runs/sampling") / Path(model).name / f"{steps}-{scale:g}", n, sampling
-            )
+            prompts, edits = quality(system, folder / f"{steps}-{scale:g}", n, sampling)
             drawn, edited = cost(system, sampling)
             print(f"| {steps} | {scale:g} | {prompts} | {edits} | {drawn:.2f} | {edited:.2f} |", flush=True)
 

@@ -2,74 +2,66 @@
 
     python benchmarks/startup.py [MODEL] [TASK]         TASK: generate, edit or describe
 
-Medians of five runs. The command's time is the whole process's; the parts are those of the same calls in a process that
-looks at its clock between them, so that their sum is about that time without the interpreter's own.
+Medians of five runs of the whole command, and of five more under `python -X importtime`, which says what each module
+took: they are summed by package, and what is left of the process's time is not imports.
 """
 
 from __future__ import annotations
 
-import json
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
 from PIL import Image
 
 ROUNDS = 5
+PACKAGES = 6  # named one by one, the slowest
 COMMANDS = {
     "generate": ["generate", "a red circle", "--output", "made.png"],
     "edit": ["edit", "given.png", "Make it blue", "--output", "made.png"],
     "describe": ["describe", "given.png", "What is in the picture?"],
 }
-CALLS = {
-    "generate": "picture = system.generate('a red circle')[0]",
-    "edit": "picture = system.edit('given.png', 'Make it blue')[0]",
-    "describe": "picture = None; system.describe('given.png', 'What is in the picture?')",
-}
-CHILD = """
-import json, sys, time
-clock = {{}}
-def lap(name, start=[time.perf_counter()]):
-    now = time.perf_counter(); clock[name] = now - start[0]; start[0] = now
-import torch; lap("import torch")
-import transformers, transformers.modeling_utils; lap("import transformers")
-import diffusers, diffusers.models.modeling_utils; lap("import diffusers")
-import unipic.cli, unipic.parts, unipic.system; lap("import the rest")
-system = unipic.system.UniPic.from_pretrained({model!r}); lap("find the model")
-{call}; lap("load it and run, first time")
-if picture is not None:
-    from unipic.pictures import save_png
-    save_png(picture, "made.png")
-lap("write")
-print(json.dumps(clock))
-"""
+IMPORTED = re.compile(r"import time: +(\d+) \| +\d+ \| +(\w+)")  # microseconds of the module alone, its package
 
 
 def main(model: str, task: str) -> None:
+    command = ["-m", "unipic.cli", *COMMANDS[task], "--model", model]
     with tempfile.TemporaryDirectory() as folder:
         Image.new("RGB", (64, 64), "gray").save(Path(folder, "given.png"))
-        child = CHILD.format(model=model, call=CALLS[task])
-        whole, parts = [], []
-        for _ in range(ROUNDS):
-            Path(folder, "made.png").unlink(missing_ok=True)
-            whole.append(seconds([sys.executable, "-m", "unipic.cli", *COMMANDS[task], "--model", model], folder)[0])
-            Path(folder, "made.png").unlink(missing_ok=True)
-            parts.append(json.loads(seconds([sys.executable, "-c", child], folder)[1]))
+        plain = [run(command, folder)[0] for _ in range(ROUNDS)]
+        timed = [run(["-X", "importtime", *command], folder) for _ in range(ROUNDS)]
     print(f"{task}, {model}, CPU, {platform.machine()}, {date.today()}")
-    print(f"{statistics.median(whole):6.2f} s  the command, {min(whole):.2f} to {max(whole):.2f}")
-    for name in parts[0]:
-        print(f"{statistics.median(part[name] for part in parts):6.2f} s  {name}")
+    print(f"{statistics.median(plain):6.2f} s  the command, {min(plain):.2f} to {max(plain):.2f}")
+    imports = [by_package(said) for _, said in timed]
+    rest = [whole - sum(packages.values()) for (whole, _), packages in zip(timed, imports, strict=True)]
+    print(f"{statistics.median(rest):6.2f} s  of it not imports")
+    medians = Counter({name: statistics.median(packages[name] for packages in imports) for name in imports[0]})
+    for name, seconds in medians.most_common(PACKAGES):
+        print(f"{seconds:6.2f} s  import {name}")
+    print(f"{sum(medians.values()) - sum(s for _, s in medians.most_common(PACKAGES)):6.2f} s  import the others")
 
 
-def seconds(command: list[str], folder: str) -> tuple[float, str]:
+def run(arguments: list[str], folder: str) -> tuple[float, str]:
+    """Seconds of a process, and what it said on stderr."""
+    Path(folder, "made.png").unlink(missing_ok=True)
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, done.stdout
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, done.stderr
+
+
+def by_package(said: str) -> Counter[str]:
+    """Seconds of a process's imports."""
+    found: Counter[str] = Counter()
+    for microseconds, package in IMPORTED.findall(said):
+        found[package] += int(microseconds) / 1e6
+    return found
 
 
 if __name__ == "__main__":

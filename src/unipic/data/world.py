@@ -41,12 +41,14 @@ T = TypeVar("T")
 class WorldSource:
     """The world's training (or test) split.
 
-    texts: weights of GenEval's prompts, dense descriptions and captions. tags: weights of `language.TAGS`, for those
-    that a scene has something for; equal if None. types: weights of `edits.TYPES`; equal if
-    None. sizes: weights of `scene.SIZES`; equal if None. copy_share: of edits that ask to keep all as it is.
+    texts: weights of GenEval's prompts, dense descriptions and captions.
+    tags: weights of `language.TAGS`, of which a prompt has one that its scene has something for.
+    types, sizes: weights of `edits.TYPES` and of `scene.SIZES`. All these are equal where they are None.
+    copy_share: of edits that ask to keep all as it is.
     plain: share of prompts and of edits whose pictures are the plainest of those they leave open (see `world.plain`).
     max_objects: in a scene or an edit's source, for a curriculum; held-out arrangements of the test split may need
-    more. limit: draw from this many samples alone, again and again.
+    more.
+    limit: draw from this many samples alone, again and again.
     """
 
     tasks = TASKS
@@ -81,7 +83,7 @@ class WorldSource:
         if max_objects == 1:
             types = {type: weight for type, weight in types.items() if type not in OF_SEVERAL}
         self.types = shares("type of edit", types, edits.TYPES)
-        self.tags = None if tags is None else shares("tag", tags, language.TAGS)
+        self.tags = {} if tags is None else shares("tag", tags, language.TAGS)
         self.sizes = shares("size", dict.fromkeys(SIZES, 1.0) if sizes is None else sizes, SIZES)
 
     def draw(self, task: Task, turn: int, count: int, resolution: int) -> Draw:

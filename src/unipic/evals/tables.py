@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Image
@@ -64,7 +64,7 @@ def as_json(judged: Judged) -> dict[str, Any]:
 
 
 def _shaped(scores: Scores) -> dict[str, Any]:
-    def each(take: Any) -> dict[str, Any]:
+    def each(take: Callable[[Estimate], object]) -> dict[str, Any]:
         parts = {part: {name: e and take(e) for name, e in own.items()} for part, own in scores.items()}
         return {part: parts.get(part) for part in GROUPS} | {"dense": parts.get("dense", {}).get("overall")}
 
@@ -76,13 +76,13 @@ def _shaped(scores: Scores) -> dict[str, Any]:
 
 def rows(judged: Judged) -> list[tuple[str, str, int, str, str, str]]:
     """Part, name, items, score with its interval, and the same of ordinary and novel combinations."""
-    whole, *halves = tally(judged), *(tally(of_novelty(judged, kind)) for kind in NOVEL)
+    whole, ordinary, novel = tally(judged), *(tally(of_novelty(judged, kind)) for kind in NOVEL)
     found = []
     for part, own in whole.items():
         for name, score in own.items():
-            cells = [cell(half.get(part, {}).get(name)) for half in halves]
-            found.append((part, name, score.count if score else 0, cell(score), *cells))
-    return found  # type: ignore[return-value]
+            old, new = (cell(half.get(part, {}).get(name)) for half in (ordinary, novel))
+            found.append((part, name, score.count if score else 0, cell(score), old, new))
+    return found
 
 
 COLUMNS = ("part", "of", "items", "score", "ordinary", "novel")

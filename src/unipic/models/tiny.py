@@ -100,7 +100,7 @@ POOLED = 64
 DEFAULTS = {
     "generate": {"width": 64, "height": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
     "edit": {"image_size": 64, "steps": 10, "guidance_scale": 3.5, "negative_prompt": ""},
-    "describe": {"max_new_tokens": 32},
+    "describe": {"max_new_tokens": 192},  # four boxes as JSON, the longest answer of the world, are 164
 }
 
 

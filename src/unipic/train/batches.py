@@ -32,7 +32,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class WorldConfig(Strict):
-    """The embedded world (see `data.world.WorldSource`). texts, tags, types: weights by name; alike where left out."""
+    """The embedded world (see `data.world.WorldSource`). texts, tags, types: weights by name."""
 
     kind: Literal["world"] = "world"
     weight: Annotated[float, Field(gt=0)] = 1.0

@@ -37,9 +37,10 @@ class MetaQueryStage(DitStage):
 
     @property
     def defaults(self) -> dict[str, dict[str, Any]]:
-        """Of the model's folder, which then says who saw references in training."""
-        own = self.folder.defaults
-        return {**own, "edit": {**own.get("edit", {}), "reference_to": self.config.reference}}
+        """Of the model's folder, which then says who saw references in training; of answers, the language model's."""
+        own, language = self.folder.defaults, self.mllm_folder.defaults if self.mllm_folder else {}
+        answers = {"describe": language["describe"]} if "describe" in language else {}
+        return {**own, **answers, "edit": {**own.get("edit", {}), "reference_to": self.config.reference}}
 
     def encode(self, texts: Sequence[str], micro: Pictures) -> Condition:
         """Of samples that come again each is encoded once, if queries and connector stay as they are."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -173,18 +174,21 @@ def _held(groups: Sequence[Group]) -> dict[str, str]:
     return found
 
 
-def prompts(scene: Scene, rng: np.random.Generator, weights: Mapping[str, float] | None = None) -> Prompt:
+def prompts(scene: Scene, rng: np.random.Generator, weights: Mapping[str, float] = MappingProxyType({})) -> Prompt:
     """A prompt of a random one of the tags that the scene has something for.
 
-    It names the scene's held-out combination, where prompts can. weights: of tags; all are equally likely if None, and
-    where the scene has nothing for those that are named.
+    It names the scene's held-out combination, where prompts can. weights: of tags, above 0; all are equally likely
+    where it has nothing for those that are named.
     """
     candidates = _candidates(scene)
     novel = {tag: [groups for groups in candidates[tag] if _held(groups)] for tag in TAGS}
     candidates = novel if any(novel.values()) else candidates
     tags = [tag for tag in TAGS if candidates[tag]]
-    shares = np.array([weights.get(tag, 0) for tag in tags]) if weights else np.zeros(len(tags))
-    tag = tags[rng.choice(len(tags), p=shares / shares.sum())] if shares.any() else pick(rng, tags)
+    if named := {tag: weights[tag] for tag in tags if tag in weights}:
+        shares = np.array(list(named.values()))
+        tag = list(named)[rng.choice(len(named), p=shares / shares.sum())]
+    else:
+        tag = pick(rng, tags)
     return _worded(tag, pick(rng, candidates[tag]), rng)
 
 

@@ -2,8 +2,8 @@
 
 A scene of which a prompt is true may hold anything else, anywhere, in any texture and size; so may the picture of an
 edit put what it adds or moves anywhere in a region. A model that learns from such targets spends itself on what nobody
-asked for. Published models are last tuned on pictures chosen for their plain looks, for the same reason (Dai et al.,
-Emu, 2023): here they are drawn. Descriptions that leave nothing open are as plain as they can be.
+asked for. Published models are last tuned on few, chosen pictures (Dai et al., Emu, 2023); here they are drawn. Dense
+descriptions and captions, which leave little open, stay with their own scenes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def plain_scene(prompt: Prompt, size: tuple[int, int], rng: np.random.Generator)
 
 
 def _places_in_line(count: int, columns: int, rows: int, rng: np.random.Generator) -> Iterator[list[tuple[int, int]]]:
-    """Middles of as many cells one after the other: from the start of a row on, then of a column; then backwards."""
+    """Runs of that many middles of cells: in reading order, from the start of a row; from the top of a column, down;
+    then all of these backwards. One thing alone may stand in any cell.
+    """
     middles = [[(x * CELL + CELL // 2, y * CELL + CELL // 2) for x in range(columns)] for y in range(rows)]
     lines = []
     for grid in (middles, [list(column) for column in zip(*middles, strict=True)]):
