@@ -4,14 +4,15 @@
     python scripts/tiny.py ship [reinforced]                    what was trained becomes the embedded models, in fp16
 
 A stage starts from the folders of those before it, as its recipe says. On a CPU the longer ones take hours: the same
-command again goes on. `--set device=cuda` trains them on a GPU.
+command again goes on. After FOUNDATIONS two processes can train KONTEXT's and METAQUERY's stages side by side.
+`--set device=cuda` trains them on a GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import shutil
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from unipic.errors import BadInput
 from unipic.models import tiny
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.checkpoint import read_component, write_manifest
@@ -29,12 +31,10 @@ from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
-STAGES = (
-    *("vae", "text", "mllm", "mllm-where", "kontext-t2i", "kontext", "kontext-dense", "kontext-plain"),
-    "kontext-sizes",
-    *("align", "joint", "joint-plain", "joint-last", "joint-sizes"),
-)
-SHIPPED = {"tiny-kontext": "kontext-sizes", "tiny": "joint-sizes"}
+FOUNDATIONS = ("vae", "text", "mllm", "mllm-where", "kontext-t2i")
+KONTEXT = ("kontext", "kontext-dense", "kontext-plain", "kontext-sizes", "kontext-binding")
+METAQUERY = ("align", "joint", "joint-plain", "joint-last", "joint-sizes", "joint-binding")
+SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
@@ -54,28 +54,31 @@ def main(stages: list[str], sets: list[str]) -> None:
 
 
 def ship(assets: Path, reinforced: bool) -> None:
-    """The trained models in the embedded ones' place, all their weights in fp16.
+    """The trained models in the embedded ones' place, in fp16; where writing them fails, nothing changes.
 
     reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
     NAME-base: the tensors that differ.
     """
-    for name, stage in SHIPPED.items():
-        base, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
-        changed = reinforced and learnt.exists()
-        model = find_model(str(learnt if changed else base))
-        components, language = components_of(model), find_mllm(model, None)
-        for component in components:
-            if LAYOUTS[component].weights:
-                folder = language if component == "mllm" and language else model
-                components[component] = Changed.over(folder, component, {}, torch.float16)
-        new = assets / f"{name}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        assemble(new, components, defaults_of(model))
-        shutil.rmtree(assets / f"{name}-base", ignore_errors=True)
-        if changed:
-            set_apart(new, find_model(str(base)), assets / f"{name}-base")
-        shutil.rmtree(assets / name, ignore_errors=True)
-        new.rename(assets / name)
+    assets.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f".{assets.name}.") as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        for name, stage in SHIPPED.items():
+            base, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
+            changed = reinforced and learnt.exists()
+            model = find_model(str(learnt if changed else base))
+            components, language = components_of(model), find_mllm(model, None)
+            for component in components:
+                if LAYOUTS[component].weights:
+                    folder = language if component == "mllm" and language else model
+                    components[component] = Changed.over(folder, component, {}, torch.float16)
+            assemble(new / name, components, defaults_of(model))
+            if changed:
+                set_apart(new / name, find_model(str(base)), new / f"{name}-base")
+        old.mkdir()
+        for name in (f"{model}{suffix}" for model in SHIPPED for suffix in ("", "-base")):
+            for here, there in ((assets, old), (new, assets)):
+                if (here / name).exists():
+                    (here / name).rename(there / name)
     print(f"{assets}: {sum(p.stat().st_size for p in assets.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
 
@@ -84,27 +87,36 @@ def set_apart(folder: Path, base: ModelFolder, target: Path) -> None:
     whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors, before = load_file(whole), read_component(base, "transformer", torch.float16)
     changed = {key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])}
+    if 2 * len(changed) > len(tensors):
+        raise BadInput("most tensors differ", f"{folder.name} and {base.root}", "reinforce the model that is shipped")
     names = {key: SHARD.format("00002" if key in changed else "00001") for key in tensors}
     for name in set(names.values()):
         write_tensors(whole.with_name(name), {key: tensors[key] for key in tensors if names[key] == name})
     index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": names}
     whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     whole.unlink()
-    write_manifest(folder, defaults_of(ModelFolder(folder, folder.name)))
     (target / "transformer").mkdir(parents=True)
     write_tensors(target / "transformer" / SHARD.format("00002"), {key: before[key] for key in changed})
+    defaults = defaults_of(ModelFolder(folder, folder.name))
+    for written in (folder, target):
+        write_manifest(written, defaults)
 
 
 def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:
-    changes = {"generate": SAMPLING, "edit": SAMPLING, "describe": ANSWERS}
-    return {task: {**defaults, **changes[task]} for task, defaults in model.defaults.items()}
+    changes = {"generate": SAMPLING, "edit": SAMPLING} | ({"describe": ANSWERS} if model.has("mllm") else {})
+    return {task: {**model.defaults.get(task, {}), **new} for task, new in changes.items()}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", default=[*FOUNDATIONS, *KONTEXT, *METAQUERY])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sets = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--set"]
-    asked = [word for i, word in enumerate(arguments) if word != "--set" and (not i or arguments[i - 1] != "--set")]
-    if asked in (["ship"], ["ship", "reinforced"]):
-        ship(Path(tiny.__file__).parent.parent / "assets", reinforced="reinforced" in asked)
+    asked = arguments()
+    if asked.stages in (["ship"], ["ship", "reinforced"]):
+        ship(Path(tiny.__file__).parent.parent / "assets", reinforced="reinforced" in asked.stages)
     else:
-        main(asked or list(STAGES), sets)
+        main(asked.stages, asked.set)

@@ -71,7 +71,7 @@ def test_a_model_may_be_another_with_some_files_in_their_place(tmp_path: Path) -
     own.parent.mkdir(parents=True)
     tensors = load_file(whole.weights("vae")[0])
     save_file({key: -tensor for key, tensor in tensors.items()}, own)
-    folder = ModelFolder(tmp_path / "own", "own", under=whole.root)
+    folder = ModelFolder(tmp_path / "own", "own", under=whole)
     assert folder.kind == whole.kind
     assert folder.defaults == whole.defaults
     assert folder.weights("transformer") == whole.weights("transformer")

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def assemble(target: Path, components: Mapping[str, ModelFolder | Changed], defa
 def _copy(folder: ModelFolder, name: str, target: Path) -> None:
     alone = name == "mllm" and not folder.has("mllm")  # Qwen2.5-VL's own folder
     if folder.under is not None:
-        _copy(ModelFolder(folder.under, folder.name, folder.inside), name, target)
+        _copy(replace(folder.under, inside=folder.inside), name, target)
         if not (folder.path / name).exists():
             return
     source = folder.check_subfolder("" if alone else name)

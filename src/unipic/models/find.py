@@ -95,9 +95,9 @@ def find_part(name: str, component: str) -> ModelFolder:
 def _find(name: str, role: Role, download: bool) -> ModelFolder:
     if name in EMBEDDED:
         assets = Path(str(importlib.resources.files("unipic"))) / "assets"
-        whole = assets / name.removesuffix("-base")
+        whole = ModelFolder(assets / name.removesuffix("-base"), name)
         own = assets / name
-        return ModelFolder(own, name, under=whole) if own.is_dir() and own != whole else ModelFolder(whole, name)
+        return ModelFolder(own, name, under=whole) if own != whole.root and own.is_dir() else whole
     try:
         path = Path(name).expanduser()
         if name and path.is_dir():

@@ -1,7 +1,8 @@
 """Published model folders: where they are and what lies in them.
 
 A folder is data: class names in its JSON are labels of the closed table below, never imported; nothing in it is
-executed; no file outside it is read (a hub cache's links into its own `blobs/` are inside). Layouts:
+executed; no file outside it is read (a hub cache's links into its own `blobs/` are inside), but of a folder that it
+stands on. Layouts:
 
     Kontext      transformer/ vae/ scheduler/ text_encoder{,_2,_3}/ tokenizer{,_2,_3}/   model_index.json
     MetaQuery    transformer/ vae/ scheduler/ conditioner/    and mllm/, inside or as a folder of its own
@@ -17,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,14 +81,14 @@ class ModelFolder:
     """A model's folder. name: what the user called it, for settings and messages.
 
     root: what its files must lie in, and where its manifest is. inside: the model's place in it, where that is deeper:
-    "mllm" for a language model within a MetaQuery folder. under: another root, in which lies what this one does not
-    have itself: an embedded model may be another with some files in their place.
+    "mllm" for a language model within a MetaQuery folder. under: another folder, which has what this one does not:
+    an embedded model may be another with some files in their places.
     """
 
     root: Path
     name: str
     inside: str = ""
-    under: Path | None = None
+    under: ModelFolder | None = None
     hashes: HashCache = field(default_factory=HashCache, repr=False)
 
     @property
@@ -96,7 +97,9 @@ class ModelFolder:
 
     def file(self, relative: str) -> Path:
         """The path of a regular, non-empty file inside the folder, as the manifest (if any) knows it."""
-        path = self._place(relative)
+        if under := self._under(relative):
+            return under.file(relative)
+        path = self.path / relative
         self._check_inside(path)
         if path.is_dir():
             raise BadModel("a folder stands where a file is needed", str(path), "download or save the model again")
@@ -104,19 +107,19 @@ class ModelFolder:
             raise BadModel("the model is incomplete: a file is missing", str(path), "download or save the model again")
         if path.stat().st_size == 0:
             raise BadModel("the file is empty", str(path), "download or save the model again")
-        if self.manifest and path.is_relative_to(self.root):
+        if self.manifest:
             self._check_manifest(path, self.manifest.get(path.relative_to(self.root).as_posix()))
         return path
 
     def has(self, relative: str) -> bool:
-        path = self._place(relative)
-        return path.exists() or path.is_symlink()
+        return _is_there(self.path / relative) or (self.under is not None and self._under(relative) is not None)
 
-    def _place(self, relative: str) -> Path:
-        own = self.path / relative
-        if self.under is None or own.exists() or own.is_symlink():
-            return own
-        return self.under / self.inside / relative
+    def _under(self, relative: str) -> ModelFolder | None:
+        """The folder under this one, where it has what this one does not."""
+        if self.under is None or _is_there(self.path / relative):
+            return None
+        under = replace(self.under, inside=self.inside)
+        return under if under.has(relative) else None
 
     def _check_inside(self, path: Path) -> None:
         """Real paths lie inside the folder, or inside `blobs/` of the same repository of a hub cache."""
@@ -124,7 +127,7 @@ class ModelFolder:
             real, root = path.resolve(), self.root.resolve()
         except (OSError, RuntimeError):  # a loop of links
             raise BadModel("a file of the model is a link to nowhere", str(path), "download it again") from None
-        homes = [root, *([self.under.resolve()] if self.under else [])]
+        homes = [root]
         if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
             homes.append(root.parent.parent / "blobs")
         if not any(real.is_relative_to(home) for home in homes):
@@ -142,7 +145,7 @@ class ModelFolder:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         path = self.root / "manifest.json"
-        if not path.exists() and not path.is_symlink():
+        if not _is_there(path):
             return {}
         self._check_inside(path)
         if not path.is_file():
@@ -209,7 +212,9 @@ class ModelFolder:
 
     def check_subfolder(self, relative: str) -> Path:
         """A component's folder, all of whose files lie inside, and none of whose JSON names code."""
-        folder = self._place(relative)
+        if under := self._under(relative):
+            return under.check_subfolder(relative)
+        folder = self.path / relative
         self._check_inside(folder)
         if not folder.is_dir():
             raise BadModel("the model is incomplete: a folder is missing", str(folder), "download or save it again")
@@ -299,6 +304,10 @@ def did_you_mean(word: str, known: Any) -> str:
 
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()  # also one that leads nowhere
 
 
 def _parse_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""scripts/tiny.py ship: trained models become the embedded ones, and share with what they were all that is the same."""
+
+from __future__ import annotations
+
+import errno
+import importlib.resources
+import json
+import sys
+from pathlib import Path
+from unittest.mock import DEFAULT, Mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from unipic.errors import BadInput, BadModel
+from unipic.models import tiny, weights
+from unipic.models.assembly import Changed, assemble, components_of
+from unipic.models.checkpoint import read_component
+from unipic.models.find import find_model
+from unipic.models.folder import LAYOUTS, ModelFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import tiny as script
+
+LEARNT = {"transformer_blocks.0.attn.to_q.weight", "transformer_blocks.2.ff.net.2.bias", "proj_out.weight"}
+TOO_LITTLE = "proj_out.bias"  # changes, too, but not in fp16
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stages and PDTR leave: random models in float32, and the same with some tensors changed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, make in (("tiny-kontext", tiny.make_kontext), ("tiny", tiny.make_metaquery)):
+        make(folder / script.SHIPPED[name] / "model", dtype=torch.float32)
+        model = find_model(str(folder / script.SHIPPED[name] / "model"))
+        before = read_component(model, "transformer", None)
+        after = {key: before[key] + 0.1 for key in LEARNT}
+        after[TOO_LITTLE] = torch.nextafter(before[TOO_LITTLE], before[TOO_LITTLE].half().float())
+        parts = components_of(model) | {"transformer": Changed.over(model, "transformer", after, torch.float32)}
+        assemble(folder / script.REINFORCED[name] / "model", parts, model.defaults)
+    return folder
+
+
+@pytest.fixture
+def assets(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the script ships to, and `--model tiny…` looks."""
+    monkeypatch.setattr(script, "RUNS", runs)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    return tmp_path / "assets"
+
+
+def in_fp16(model: ModelFolder) -> dict[str, Tensor]:
+    read = {n: read_component(model, n, torch.float16) for n in components_of(model) if LAYOUTS[n].weights}
+    return {f"{name}.{key}": tensor for name, tensors in read.items() for key, tensor in tensors.items()}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
+
+
+def weight_bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
+
+
+def test_both_are_read_as_they_were_trained(assets: Path, runs: Path) -> None:
+    script.ship(assets, reinforced=True)
+    for name in script.SHIPPED:
+        for shipped, run in ((name, script.REINFORCED[name]), (f"{name}-base", script.SHIPPED[name])):
+            found, trained = find_model(shipped), find_model(str(runs / run / "model"))
+            tensors, expected = in_fp16(found), in_fp16(trained)
+            assert tensors.keys() == expected.keys()
+            assert all(torch.equal(tensor, expected[key]) for key, tensor in tensors.items())
+            assert found.defaults["edit"] == trained.defaults["edit"] | script.SAMPLING
+            assert found.defaults.get("describe") == (script.ANSWERS if found.has("mllm") else None)
+
+
+def test_only_what_was_learnt_is_stored_twice(assets: Path) -> None:
+    script.ship(assets, reinforced=False)
+    expected = weight_bytes(assets)
+    script.ship(assets, reinforced=True)
+    for name in script.SHIPPED:
+        common, learnt = find_model(name).weights("transformer")
+        assert find_model(f"{name}-base").weights("transformer")[0] == common
+        before = find_model(f"{name}-base").weights("transformer")[1]
+        assert set(weights.read_header(learnt)) == set(weights.read_header(before)) == LEARNT
+        expected += before.stat().st_size
+    assert expected < weight_bytes(assets) < expected + 1024  # the header of one more file each
+
+
+def test_manifests_name_every_file_as_it_is(assets: Path) -> None:
+    script.ship(assets, reinforced=True)
+    assert {p.name for p in assets.iterdir()} == {"tiny", "tiny-base", "tiny-kontext", "tiny-kontext-base"}
+    for folder in assets.iterdir():
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.*") if p.name != "manifest.json"}
+        entries = {name: {"size": p.stat().st_size, "sha256": weights.file_sha256(p)} for name, p in files.items()}
+        assert json.loads((folder / "manifest.json").read_text())["files"] == entries
+    for shard in find_model("tiny-base").weights("transformer"):  # in common with tiny, and its own
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-1] + b"?")
+        with pytest.raises(BadModel, match="not the one that manifest"):
+            find_model("tiny-base").weights("transformer")
+        shard.write_bytes(whole)
+
+
+def test_another_model_is_not_its_reinforced_form(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.make_kontext(tmp_path / "other" / "model", seed=1)
+    monkeypatch.setitem(script.REINFORCED, "tiny-kontext", str(tmp_path / "other"))
+    with pytest.raises(BadInput, match="most tensors differ"):
+        script.ship(assets, reinforced=True)
+
+
+def test_without_reinforcement_nothing_of_it_stays(assets: Path) -> None:
+    script.ship(assets, reinforced=True)
+    script.ship(assets, reinforced=False)
+    assert not [name for name in content(assets) if "-base" in name or "-of-" in name or name.endswith(".index.json")]
+    assert find_model("tiny-base").root == assets / "tiny"
+
+
+@pytest.mark.parametrize(("reinforced", "room"), [(False, 6), (True, 7), (True, 14)])
+def test_full_disk_changes_nothing(assets: Path, monkeypatch: pytest.MonkeyPatch, reinforced: bool, room: int) -> None:
+    """room: for how many files of weights; 7 are before tiny-kontext-base's shard, 14 before tiny-base's."""
+    script.ship(assets, reinforced=not reinforced)
+    before, full = content(assets.parent), OSError(errno.ENOSPC, "no space left")
+    disk = Mock(wraps=weights.save_file, side_effect=[DEFAULT] * room + [full])
+    monkeypatch.setattr(weights, "save_file", disk)
+    with pytest.raises(OSError, match="no space left"):
+        script.ship(assets, reinforced)
+    assert content(assets.parent) == before
