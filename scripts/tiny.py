@@ -32,8 +32,8 @@ from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
 FOUNDATIONS = ("vae", "text", "mllm", "mllm-where", "kontext-t2i")
-KONTEXT = ("kontext", "kontext-dense", "kontext-plain", "kontext-sizes", "kontext-binding")
-METAQUERY = ("align", "joint", "joint-plain", "joint-last", "joint-sizes", "joint-binding")
+KONTEXT = ("kontext", "kontext-dense", "kontext-plain", "kontext-sizes", "kontext-binding", "kontext-shapes")
+METAQUERY = ("align", "joint", "joint-plain", "joint-last", "joint-sizes", "joint-binding", "joint-shapes")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"

@@ -225,6 +225,7 @@ def test_a_limit_draws_the_same_samples_again_and_again(limit: int, count: int) 
         {"sizes": {(65, 64): 1}},
         {"copy_share": 1.5},
         {"plain": -0.1},
+        {"plain_sources": 1.1},
         {"max_objects": 0},
         {"max_objects": 5},
         {"limit": 0},

@@ -12,7 +12,7 @@ from unipic.world import edits, language, verify
 from unipic.world import scene as scenes
 from unipic.world.edits import Edit
 from unipic.world.language import TAGS, Prompt
-from unipic.world.plain import STEP, plain_edit, plain_scene
+from unipic.world.plain import CELL, STEP, plain_edit, plain_scene, plain_source
 from unipic.world.render import render
 from unipic.world.scene import SIZES, held_out
 
@@ -55,6 +55,35 @@ def test_no_plain_scene_for_what_does_not_fit() -> None:
     there = plain_scene(unseen, (64, 64), np.random.default_rng(0))
     assert there is not None
     assert there.objects[0].color == "purple"
+
+
+def test_plain_sources_are_the_same_things_in_cells_of_their_own() -> None:
+    made = 0
+    for seed in range(60):
+        scene = scenes.sample(seed, "train")
+        plain = plain_source(scene, np.random.default_rng(seed))
+        if plain is None:
+            continue
+        made += 1
+        assert [(o.shape, o.color) for o in plain.objects] == [(o.shape, o.color) for o in scene.objects]
+        assert {(o.size, o.texture) for o in plain.objects} == {("large", "filled")}
+        assert len({(o.x // CELL, o.y // CELL) for o in plain.objects}) == len(plain.objects)
+        assert scenes.fits(plain.objects, plain.width, plain.height)
+        assert (plain.width, plain.height, plain.background, plain.tone) == (
+            *(scene.width, scene.height, scene.background),
+            "light",
+        )
+        assert not held_out(plain.objects)
+    assert made > 50
+
+
+def test_a_source_has_its_share_of_plain_sources() -> None:
+    source = WorldSource(0, types={"color_alter": 1}, plain_sources=0.5)
+    draw = source.draw("edit", 0, 200, 128)
+    found = [e.spec for e in (source.load(draw, i) for i in range(200)) if isinstance(e.spec, Edit)]
+    assert all(verify.edit(render(e.source), render(e.target), e).sc > 9.5 for e in found[:40])
+    plain = sum({(o.size, o.texture) for o in e.source.objects} == {("large", "filled")} for e in found)
+    assert 80 < plain < 130  # some are by chance
 
 
 def distance(edit: Edit) -> float:

@@ -18,7 +18,7 @@ from unipic.world import edits, language
 from unipic.world import scene as scenes
 from unipic.world.edits import OF_SEVERAL, Edit
 from unipic.world.language import pick
-from unipic.world.plain import plain_edit, plain_scene
+from unipic.world.plain import plain_edit, plain_scene, plain_source
 from unipic.world.render import render
 from unipic.world.scene import NOVELTIES, SIZES, SPLITS
 
@@ -46,6 +46,7 @@ class WorldSource:
     types, sizes: weights of `edits.TYPES` and of `scene.SIZES`. All these are equal where they are None.
     copy_share: of edits that ask to keep all as it is.
     plain: share of prompts and of edits whose pictures are the plainest of those they leave open (see `world.plain`).
+    plain_sources: share of edits whose sources are plain, too.
     max_objects: in a scene or an edit's source, for a curriculum; held-out arrangements of the test split may need
     more.
     limit: draw from this many samples alone, again and again.
@@ -64,6 +65,7 @@ class WorldSource:
         sizes: Mapping[Size, float] | None = None,
         copy_share: float = 0.0,
         plain: float = 0.0,
+        plain_sources: float = 0.0,
         max_objects: int | None = None,
         limit: int | None = None,
     ) -> None:
@@ -72,11 +74,13 @@ class WorldSource:
             raise BadInput(f"there is no split {split}", "split of the world", f"give one of {', '.join(SPLITS)}")
         check_number("share of copies", copy_share, 0, 1)
         check_number("share of plain pictures", plain, 0, 1)
+        check_number("share of plain sources", plain_sources, 0, 1)
         if max_objects is not None:
             check_whole("greatest number of objects", max_objects, 1, scenes.MOST_OBJECTS)
         if limit is not None:
             check_whole("limit of samples", limit, 1, MOST_LIMITED)
-        self.seed, self.split, self.copy_share, self.plain = seed, split, copy_share, plain
+        self.seed, self.split, self.copy_share = seed, split, copy_share
+        self.plain, self.plain_sources = plain, plain_sources
         self.max_objects, self.limit = max_objects, limit
         self.texts = shares("text", texts, tuple(TEXTS))
         types = dict.fromkeys(edits.TYPES, 1.0) if types is None else types
@@ -141,7 +145,9 @@ class WorldSource:
         if rng.random() < self.copy_share:
             scene = self._scene(seed, size, rng)
             return Edit(COPY, pick(rng, COPIES), scene, scene)
-        return edits.sample(seed, self.split, chosen(rng, self.types), size=size, most=self.max_objects)
+        type = chosen(rng, self.types)
+        arranged = plain_source if self.plain_sources and rng.random() < self.plain_sources else None
+        return edits.sample(seed, self.split, type, size=size, most=self.max_objects, arranged=arranged)
 
 
 def chosen(rng: np.random.Generator, weights: Mapping[T, float]) -> T:

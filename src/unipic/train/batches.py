@@ -42,6 +42,7 @@ class WorldConfig(Strict):
     types: dict[str, float] | None = None
     copy_share: Share = 0.0
     plain: Share = 0.0
+    plain_sources: Share = 0.0
     max_objects: Annotated[int, Field(ge=1, le=4)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
@@ -53,6 +54,7 @@ class WorldConfig(Strict):
             types=self.types,
             copy_share=self.copy_share,
             plain=self.plain,
+            plain_sources=self.plain_sources,
             max_objects=self.max_objects,
             limit=self.limit,
             texts=TEXTS if self.texts is None else self.texts,

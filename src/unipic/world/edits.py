@@ -83,11 +83,18 @@ def _held(edit: Edit) -> set[str]:
 
 
 def sample(
-    seed: int, split: str, type: str | None = None, *, size: tuple[int, int] | None = None, most: int | None = None
+    seed: int,
+    split: str,
+    type: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    most: int | None = None,
+    arranged: Callable[[Scene, np.random.Generator], Scene | None] | None = None,
 ) -> Edit:
     """The edit of a seed. split: as of scenes; type: one of TYPES, None for one at random.
 
     size: of its scenes, in pixels. most: objects that a training source holds at most (novelties may need more).
+    arranged: makes another source of the one that was drawn, for a curriculum; None where it cannot.
     No training edit holds a held-out combination, before or after; a test edit holds those of one kind at most, and
     its source is of each novelty equally often. Raises BadInput for what there is not.
     """
@@ -106,6 +113,8 @@ def sample(
         drawn_seed = len(NOVELTIES) * int(rng.integers(2**32)) + novelty
         count = most and int(rng.integers(1, most + 1))
         source = scenes.sample(drawn_seed, split, size=size, count=count)
+        if arranged:
+            source = arranged(source, rng) or source
         change = _CHANGES[type](source, rng)
         edit = change and applied(type, source, change)
         if edit and _admitted(edit, split):

@@ -66,6 +66,23 @@ def _arranged(prompt: Prompt, objects: tuple[Object, ...]) -> bool:
     return asked is None or relations(objects[-1], objects[asked[1]]) == {asked[0]}
 
 
+def plain_source(scene: Scene, rng: np.random.Generator) -> Scene | None:
+    """The same things on the same ground, large, filled, in light tone, each in a cell of its own.
+
+    None where there are not enough cells, or where they would stand in a held-out arrangement.
+    """
+    columns, rows = scene.width // CELL, scene.height // CELL
+    cells = rng.permutation(columns * rows)[: len(scene.objects)].tolist()
+    middles = [(cell % columns * CELL + CELL // 2, cell // columns * CELL + CELL // 2) for cell in cells]
+    if len(middles) < len(scene.objects):
+        return None
+    objects = tuple(
+        Object(o.shape, o.color, "large", "filled", *at) for o, at in zip(scene.objects, middles, strict=True)
+    )
+    plain = replace(scene, tone="light", objects=objects)
+    return plain if held_out(objects) <= held_out(scene.objects) else None
+
+
 def plain_edit(edit: Edit) -> Edit:
     """Each thing whose place is open as near as it can be to the middle of where it may lie, on a grid of STEP pixels.
 
