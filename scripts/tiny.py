@@ -2,6 +2,7 @@
 
     python scripts/tiny.py [STAGE …] [--set KEY=VALUE …]        resumable; reports are runs/tiny/STAGE/report.html
     python scripts/tiny.py ship [reinforced]                    what was trained becomes the embedded models, in fp16
+    python scripts/tiny.py minutes                              what each stage took, by its log, in Markdown
 
 A stage starts from the folders of those before it, as its recipe says. On a CPU the longer ones take hours: the same
 command again goes on. After FOUNDATIONS two processes can train KONTEXT's and METAQUERY's stages side by side.
@@ -14,10 +15,12 @@ import argparse
 import json
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from unipic.errors import BadInput
@@ -51,6 +54,19 @@ def main(stages: list[str], sets: list[str]) -> None:
         lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
         right = next((f"{line['right']:.3f} right" for line in reversed(lines) if "right" in line), "")
         print(f"{name:12} {right} ({time.time() - start:.0f} s)", flush=True)
+
+
+def minutes() -> None:
+    """Samples over the rate of the log's lines; of steps that were repeated after a stop, their last."""
+    print("| recipe | updates × samples (× noises) | minutes |\n|---|---|---|")
+    for name in (*FOUNDATIONS, *KONTEXT, *METAQUERY):
+        config = yaml.safe_load((RUNS / name / "config.yaml").read_text())
+        lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
+        rates = {line["step"]: line["samples_per_s"] for line in lines if "samples_per_s" in line}
+        steps = sorted(rates)
+        seconds = sum((b - a) * config["batch"] / rates[b] for a, b in pairwise([0, *steps]))
+        noises = f" × {config['noises']}" if config.get("noises", 1) > 1 else ""
+        print(f"| `tiny/{name}` | {steps[-1]:,} × {config['batch']}{noises} | {seconds / 60:.0f} |")
 
 
 def ship(assets: Path, reinforced: bool) -> None:
@@ -118,5 +134,7 @@ if __name__ == "__main__":
     asked = arguments()
     if asked.stages in (["ship"], ["ship", "reinforced"]):
         ship(Path(tiny.__file__).parent.parent / "assets", reinforced="reinforced" in asked.stages)
+    elif asked.stages == ["minutes"]:
+        minutes()
     else:
         main(asked.stages, asked.set)

@@ -18,7 +18,9 @@ from unipic.errors import BadInput
 from unipic.types import GENERATE_PREFIX, check_number, check_whole
 from unipic.world import edits, language
 from unipic.world import scene as scenes
-from unipic.world.language import pick
+from unipic.world.edits import Edit
+from unipic.world.language import Prompt, pick
+from unipic.world.plain import plain_scene
 from unipic.world.questions import KINDS, QA, questions
 from unipic.world.render import render
 from unipic.world.scene import Scene
@@ -29,19 +31,24 @@ ALWAYS = {"recognition", "background", "caption"}  # kinds that every scene has 
 
 @dataclass(frozen=True)
 class Asked:
-    """picture, scene: what is seen; None where there is nothing yet. qa: of one of `questions.KINDS`, or "foresee"."""
+    """picture, scene: what is seen; None where there is nothing yet. qa: of one of `questions.KINDS`, or "foresee".
+
+    spec: what is foreseen, where it can be told thing by thing.
+    """
 
     id: str
     qa: QA
     picture: Image | None = field(repr=False)
     scene: Scene | None = field(default=None, repr=False)
+    spec: Prompt | Edit | None = field(default=None, repr=False)
 
 
 class QuestionSource:
     """Sample i is a function of (seed, split, i).
 
     foresee: share of samples. kinds: weights of `questions.KINDS` among the others; equal if None. A kind that a scene
-    has nothing for leaves its share to the rest. limit: draw from this many samples alone.
+    has nothing for leaves its share to the rest. plain: share of foreseen prompts whose scenes are the plainest of
+    those they leave open (see `world.plain`). limit: draw from this many samples alone.
     """
 
     def __init__(
@@ -51,16 +58,18 @@ class QuestionSource:
         *,
         foresee: float = 0.3,
         kinds: Mapping[str, float] | None = None,
+        plain: float = 0.0,
         limit: int | None = None,
     ) -> None:
         check_number("share of foreseeing", foresee, 0, 1)
+        check_number("share of plain scenes", plain, 0, 1)
         self.kinds = shares("kind of question", dict.fromkeys(KINDS, 1.0) if kinds is None else kinds, KINDS)
         if not self.kinds.keys() & ALWAYS:
             what = "there would be nothing to ask about some scenes"
             raise BadInput(what, f"kinds of questions {tuple(self.kinds)}", f"add one of {', '.join(sorted(ALWAYS))}")
         if limit is not None:
             check_whole("limit of samples", limit, 1, MOST_LIMITED)
-        self.seed, self.split, self.foresee, self.limit = seed, split, foresee, limit
+        self.seed, self.split, self.foresee, self.plain, self.limit = seed, split, foresee, plain, limit
 
     def load(self, number: int) -> Asked:
         number = number % self.limit if self.limit else number
@@ -79,7 +88,12 @@ class QuestionSource:
         if rng.random() < 0.5:
             edit = edits.sample(seed, self.split)
             qa = QA(edit.instruction, language.caption(edit.target), FORESEE)
-            return Asked(id, qa, render(edit.source), edit.source)
+            return Asked(id, qa, render(edit.source), edit.source, edit)
         scene = scenes.sample(seed, self.split)
-        said = language.prompts(scene, rng) if rng.random() < 0.5 else language.dense(scene, rng)
-        return Asked(id, QA(GENERATE_PREFIX + said.text, language.caption(scene), FORESEE), None)
+        if rng.random() >= 0.5:
+            dense = language.dense(scene, rng)
+            return Asked(id, QA(GENERATE_PREFIX + dense.text, language.caption(scene), FORESEE), None)
+        said = language.prompts(scene, rng)
+        if self.plain and rng.random() < self.plain:
+            scene = plain_scene(said, (scene.width, scene.height), rng) or scene
+        return Asked(id, QA(GENERATE_PREFIX + said.text, language.caption(scene), FORESEE), None, spec=said)

@@ -59,22 +59,25 @@ class MLLM:
     def width(self) -> int:
         return int(self.model.config.text_config.hidden_size)
 
-    def states_at_queries(self, texts: Sequence[str], pictures: Sequence[Sequence[Image]], queries: Tensor) -> Tensor:
+    def states_at_queries(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[Image]], queries: Tensor, *, frozen: bool = True
+    ) -> Tensor:
         """Last hidden states, after the final norm, at `queries` appended to each text: B×len(queries)×width.
 
         pictures: of each text; the vision tower sees each picture once (the published code: once a text). Positions are
         one-dimensional, the count of attended tokens, on all three axes of M-RoPE, also for pictures: the published
         code gives the model no token ids to find pictures by, and the weights are trained so.
 
-        Gradients reach the queries alone. What stands before them does not depend on them, so that part is computed
-        without gradient, and the queries read its keys and values.
+        frozen: gradients reach the queries alone. What stands before them does not depend on them, so that part is
+        computed without gradient, and the queries read its keys and values.
         """
-        embeds, mask = self._prompts(texts, pictures)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            embeds, mask = self._prompts(texts, pictures)
         queries = queries.to(self.device, embeds.dtype).expand(len(texts), -1, -1)
         mask = torch.cat([mask, mask.new_ones(len(texts), queries.shape[1])], dim=1)
         positions = (mask.cumsum(dim=1) - 1).masked_fill(mask == 0, 0).expand(3, -1, -1)
         model, known, before = self.model.model.language_model, None, embeds.shape[1]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and frozen:
             with torch.no_grad():
                 prompt = {"attention_mask": mask[:, :before], "position_ids": positions[..., :before]}
                 known = model(inputs_embeds=embeds, use_cache=True, **prompt).past_key_values
@@ -91,7 +94,6 @@ class MLLM:
         states: Tensor = output.last_hidden_state[:, -queries.shape[1] :]
         return states
 
-    @torch.no_grad()
     def _prompts(self, texts: Sequence[str], pictures: Sequence[Sequence[Image]]) -> tuple[Tensor, Tensor]:
         """Embeddings of right-padded user turns, B×L×width, and their mask, B×L."""
         # A token of the language model then covers the 32×32 pixels that a 2×2 patch of latents covers.

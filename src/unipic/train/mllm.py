@@ -7,10 +7,10 @@ trained: a share of samples is read as MetaQuery reads (pictures at 28/32, one-d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from PIL import Image
@@ -31,6 +31,7 @@ from unipic.train.loop import Micro, RunConfig
 from unipic.train.optim import Tensors
 from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
+from unipic.train.slots import Slots, things_of
 from unipic.world.questions import score
 
 Seen = tuple[Tensor, int, int]
@@ -45,6 +46,7 @@ class QuestionConfig(Strict):
     split: Literal["train", "test"] = "train"
     foresee: Share = 0.3
     kinds: dict[str, float] | None = None
+    plain: Share = 0.0
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -52,6 +54,7 @@ class MllmConfig(RunConfig):
     """model: a MetaQuery folder with its language model inside. flat: share of samples read as MetaQuery reads.
 
     cells: weight of a second loss, on what each visual token knows (see `train.cells`); for an eye without training.
+    slots: weight of a third, on what queries behind a text can read of it (see `train.slots`).
     """
 
     stage: Literal["mllm"]
@@ -59,6 +62,7 @@ class MllmConfig(RunConfig):
     data: QuestionConfig = QuestionConfig()
     flat: Share = 0.5
     cells: Annotated[float, Field(ge=0)] = 0.0
+    slots: Annotated[float, Field(ge=0)] = 0.0
     show_count: Annotated[int, Field(ge=0)] = 32
 
 
@@ -73,7 +77,9 @@ class MllmStage:
     def __init__(self, config: MllmConfig) -> None:
         self.config = config
         data = config.data
-        self.source = QuestionSource(config.seed, data.split, foresee=data.foresee, kinds=data.kinds, limit=data.limit)
+        self.source = QuestionSource(
+            *(config.seed, data.split), foresee=data.foresee, kinds=data.kinds, plain=data.plain, limit=data.limit
+        )
         self.folder = find_model(config.model)
         self.mllm_folder = find_mllm(self.folder, None)
 
@@ -87,11 +93,13 @@ class MllmStage:
             self.mllm.model.gradient_checkpointing_enable()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self.head = CellHead(self.mllm.model.config.text_config.hidden_size).to(self.device)
+            self.head = CellHead(self.mllm.width).to(self.device)
+            self.slots = Slots(self.mllm.width).to(self.device)
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"mllm": self.mllm.model} | ({"head": self.head} if self.config.cells else {})
+        teachers = {"head": (self.head, self.config.cells), "slots": (self.slots, self.config.slots)}
+        return {"mllm": self.mllm.model} | {name: head for name, (head, weight) in teachers.items() if weight}
 
     def batch(self, step: int, share: range) -> list[Questions]:
         """Forwards hold samples of about equal length: a caption is five times as long as a word, boxes ten times."""
@@ -109,11 +117,14 @@ class MllmStage:
         logits, labels, seen = self.predict(micro.asked, flat)
         each = cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_LOSS, reduction="none")
         losses = each.sum(1) / (labels != NO_LOSS).sum(1)
-        if not self.config.cells:
-            return losses
-        return losses + self.config.cells * torch.stack(
-            [self._cells(a, of) for a, of in zip(micro.asked, seen, strict=True)]
-        )
+        if self.config.cells:
+            cells = [self._cells(a, of) for a, of in zip(micro.asked, seen, strict=True)]
+            losses = losses + self.config.cells * torch.stack(cells)
+        told = [i for i, a in enumerate(micro.asked) if a.spec]
+        if self.config.slots and told:
+            slots = self._slots([micro.asked[i] for i in told])
+            losses = losses.index_add(0, torch.tensor(told, device=self.device), self.config.slots * slots)
+        return losses
 
     def _cells(self, asked: Asked, seen: Seen | None) -> Tensor:
         """How far a picture's tokens are from knowing what is in their cells; 0 without a picture."""
@@ -122,6 +133,12 @@ class MllmStage:
         tokens, rows, columns = seen
         labels, places = cell_targets(asked.scene, rows, columns)
         return cell_loss(self.head(tokens), labels.to(self.device), places.to(self.device))
+
+    def _slots(self, asked: Sequence[Asked]) -> Tensor:
+        """How far queries behind each text are from knowing what it asks for; all of these have a spec."""
+        pictures = [[a.picture] if a.picture else [] for a in asked]
+        states = self.mllm.states_at_queries([a.qa.question for a in asked], pictures, self.slots.queries, frozen=False)
+        return cast(Tensor, self.slots(states, [things_of(a.spec) for a in asked if a.spec]))
 
     def predict(self, asked: tuple[Asked, ...], flat: list[bool]) -> tuple[Tensor, Tensor, list[Seen | None]]:
         """B×L×vocabulary logits in float32, the B×L tokens that they should predict (NO_LOSS: none), and of each
