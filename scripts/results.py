@@ -188,13 +188,13 @@ def learning(run: Run) -> str:
         lines = [line for line in part.records if "reward" in line]
         alarms = sum("alarm" in line for line in lines)
         rows.append([part.folder.name, str(part.config["steps"]), *(ends(lines, name) for name in TOLD), str(alarms)])
-    every = "A mean over the first tenth of the steps that were logged → one over the last tenth."
+    every = "A mean over the first quarter of the steps that were logged → one over the last quarter."
     return every + "\n\n" + table(["part", "steps", *(f"`{name}`" for name in TOLD), "alarms"], rows)
 
 
 def ends(lines: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [line[name] for line in lines if line.get(name) is not None]
-    count = -(-len(values) // 10)
+    count = -(-len(values) // 4)
     return " → ".join(f"{statistics.fmean(end):.3g}" for end in (values[:count], values[-count:])) if values else "–"
 
 

@@ -74,8 +74,8 @@ def sde_step(
     x: Tensor,
     v: Tensor,
     *,
-    sigma: Tensor,
-    sigma_next: Tensor,
+    sigma: Tensor | float,
+    sigma_next: Tensor | float,
     sigma_max: Tensor | float,
     noise_level: float,
     next_x: Tensor | None = None,
@@ -97,7 +97,7 @@ def sde_step(
     mean = x * (1 + s**2 * dt / (2 * sigma)) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
     std = s * (-dt).sqrt()
     drawn = _drawn(mean, std, z, generator) if next_x is None else next_x.float()
-    log_prob = -((drawn - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
+    log_prob = -((drawn.detach() - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)
     return Drawn(drawn, mean, std, log_prob.flatten(1).mean(1))
 
 
@@ -105,8 +105,8 @@ def cps_step(
     x: Tensor,
     v: Tensor,
     *,
-    sigma: Tensor,
-    sigma_next: Tensor,
+    sigma: Tensor | float,
+    sigma_next: Tensor | float,
     noise_level: float,
     next_x: Tensor | None = None,
     z: Tensor | None = None,
@@ -124,7 +124,7 @@ def cps_step(
     picture, noise = x - sigma * v, x + (1 - sigma) * v
     mean = (1 - sigma_next) * picture + (sigma_next**2 - std**2).clamp(min=0).sqrt() * noise
     drawn = _drawn(mean, std, z, generator) if next_x is None else next_x.float()
-    return Drawn(drawn, mean, std, -((drawn - mean) ** 2).flatten(1).mean(1))
+    return Drawn(drawn, mean, std, -((drawn.detach() - mean) ** 2).flatten(1).mean(1))
 
 
 def gaussian_kl(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
@@ -135,9 +135,9 @@ def gaussian_kl(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
     return ((mean - reference) ** 2 / (2 * std**2)).flatten(1).mean(1)
 
 
-def _beside(x: Tensor, level: Tensor) -> Tensor:
+def _beside(x: Tensor, level: Tensor | float) -> Tensor:
     """A noise level, a scalar or B, in float32, that multiplies x: B×…."""
-    level = level.to(x.device).float()
+    level = torch.as_tensor(level, dtype=torch.float32, device=x.device)
     return level.view(-1, *(1,) * (x.ndim - 1)) if level.ndim else level
 
 

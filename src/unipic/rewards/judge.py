@@ -171,7 +171,8 @@ class JudgeReward:
         if rows is None:
             return await self._asked(sample, template, asking)
         pictures = [p for p in (sample.source, sample.picture) if p is not None]
-        key = key_of({**self._parameters(template), "template": template.model_dump()}, sample.text, pictures)
+        asked = {**self._parameters(template), "template": template.model_dump(), "detail": self.config.detail}
+        key = key_of(asked, sample.text, pictures)
         if (known := rows.get(key, [*template.marks])) is not None:
             self.meter.count("cached")
             return known

@@ -18,12 +18,14 @@ class Sample:
 
     text: the prompt, or the instruction. source: the picture that was edited, if one was. spec: what the prompt's
     source knows of it beyond the words (of the world: a Prompt, Dense, Scene or Edit), for rewards that verify.
+    verdicts: what rewards have found already that others would find again, by the name of what they ask.
     """
 
     text: str
     picture: Image = field(repr=False)
     source: Image | None = field(default=None, repr=False)
     spec: Any = field(default=None, repr=False)
+    verdicts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Reward(Protocol):

@@ -82,7 +82,15 @@ class WorldReward:
         self.soft, self.mark = soft, mark
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
-        verdicts = [judge(s.spec, s.picture) for s in samples]
+        verdicts = [_verdict(sample) for sample in samples]
         if self.mark is not None:
             return [None if v is None or self.mark not in v.marks else v.marks[self.mark] / 10 for v in verdicts]
         return [None if v is None else v.soft if self.soft else v.score for v in verdicts]
+
+
+def _verdict(sample: Sample) -> Verdict | None:
+    """Soft and strict scores, and marks, are of one verdict."""
+    if "world" not in sample.verdicts:
+        sample.verdicts["world"] = judge(sample.spec, sample.picture)
+    verdict: Verdict | None = sample.verdicts["world"]
+    return verdict

@@ -87,6 +87,8 @@ class GrpoConfig(DitConfig):
             raise ValueError(f"a batch of {self.batch} is not shared equally by {self.updates} updates")
         if self.sampler.trained > self.sampler.steps:
             raise ValueError(f"{self.sampler.trained} steps cannot be learnt from where there are {self.sampler.steps}")
+        if self.sampler.kind == "cps" and self.sampler.trained == self.sampler.steps and self.stage == "grpo":
+            raise ValueError("with cps the last step has no noise, and nothing can be learnt from it")
         return self
 
 
@@ -136,6 +138,7 @@ class GrpoStage:
     def place(self, processes: Processes) -> None:
         self.base.place(processes)
         self.device, self.alone = processes.device, processes.count == 1
+        self.autocast = processes.autocast  # rollouts compute as updates do, or a fresh ratio is not 1
         self.sampler = Sampler(self.config.sampler, ModelSpec(self.base.dit_folder).shift, self.device)
 
     @property
@@ -169,9 +172,10 @@ class GrpoStage:
         everyone = torch.tensor(processes.gathered(rewards)).view(-1, self.config.group)
         compared = advantages(everyone, self.config.advantage, self.config.advantage_limit)
         self.notes.rollout(scored, everyone, compared, _by_prompt(groups.of, trajectory.end))
-        own = compared.flatten()[processes.share(self.config.batch)]
+        share = processes.share(self.config.batch)
+        own = compared.flatten()[share]
         self.rolled = Rolled(given, trajectory, own.to(self.device))
-        return [self._update(groups, own, number, processes) for number in range(self.config.updates)]
+        return [self._update(groups, own, share.start, number, processes) for number in range(self.config.updates)]
 
     def noisy(self, step: int) -> range:
         """The levels of a rollout whose steps are random."""
@@ -207,7 +211,8 @@ class GrpoStage:
                 draws = Draws(self.config.seed, groups.numbers[part], self.device)
                 own = draws.normal(*shape)
                 x = own if shared is None else shared[part]
-                parts.append(self.sampler.roll(self.transformer, given.at(part), x, draws, noisy))
+                with self.autocast():
+                    parts.append(self.sampler.roll(self.transformer, given.at(part), x, draws, noisy))
                 samples = self._samples(groups, range(len(groups.numbers))[part], parts[-1].end)
                 pending.append((pool.submit(self.rewards.score, samples), pool.submit(self.held_out.score, samples)))
         return joined(parts), pending
@@ -217,7 +222,8 @@ class GrpoStage:
         firsts = [number - number % self.config.batch % self.config.group for number in groups.numbers]
         at = [groups.of.index(prompt) for prompt in sorted(set(groups.of))]
         noise = Draws(self.config.seed, [firsts[i] for i in at], self.device).normal(*shape)
-        x = self.sampler.follow(self.transformer, given.at(at), noise, range(stop))
+        with self.autocast():
+            x = self.sampler.follow(self.transformer, given.at(at), noise, range(stop))
         return x[[sorted(set(groups.of)).index(prompt) for prompt in groups.of]]
 
     def _samples(self, groups: Groups, at: Sequence[int], latents: Tensor) -> list[Sample]:
@@ -229,10 +235,13 @@ class GrpoStage:
             for e, picture in zip(examples, pictures, strict=True)
         ]
 
-    def _update(self, groups: Groups, own: Tensor, number: int, processes: Processes) -> Update:
-        """One of the step's updates, on every n-th member of each group. All processes have equally many forwards."""
+    def _update(self, groups: Groups, own: Tensor, first: int, number: int, processes: Processes) -> Update:
+        """One of the step's updates, on every n-th of the rollout's samples. All processes have equally many forwards.
+
+        own: advantages of this process's samples. first: which of the rollout's is the first of them.
+        """
         count = self.config.updates
-        at = [i for i in range(number, len(own), count) if not own[i].isnan()]
+        at = [i for i in range(len(own)) if (first + i) % count == number and not own[i].isnan()]
         counts = [int(n) for n in processes.gathered([len(at)])]
         weights = [1.0] * len(at) + [0.0] * (max(counts) - len(at))
         at += [number] * (max(counts) - len(at))

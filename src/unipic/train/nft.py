@@ -60,12 +60,14 @@ class NftStage(GrpoStage):
         draws = Draws(config.seed, [number * config.levels + micro.step for number in micro.numbers], self.device)
         noise, t = draws.normal(*x0.shape[1:]), times(config.times, draws)
         x = flow.interpolate(x0, noise, t)
-        v = forward(self.transformer, given.condition, given.references, x, t)
         with torch.no_grad():
             with nullcontext() if micro.fresh else self._as_it_rolled():
                 v_then = forward(self.transformer, given.condition, given.references, x, t)
             with without_adapters(self.transformer):
                 v_before = forward(self.transformer, given.condition, given.references, x, t)
+        v = forward(
+            self.transformer, given.condition, given.references, x, t
+        )  # the last: nothing may change till its gradient
         advantage = self.rolled.advantages[at].nan_to_num()
         losses = negative_aware_losses(
             v, v_then, x, x0, t, advantage, mixture=config.mixture, limit=config.advantage_limit
@@ -81,12 +83,12 @@ class NftStage(GrpoStage):
 
     @contextmanager
     def _as_it_rolled(self) -> Iterator[None]:
-        """The adapters as they were in the rollout."""
-        now = {name: p.data for name, p in self._adapters()}
+        """The adapters as they were in the rollout; copied in place, for sharded ones are read from where they lie."""
+        now = {name: p.detach().clone() for name, p in self._adapters()}
         for name, p in self._adapters():
-            p.data = self.before[name]
+            p.copy_(self.before[name])
         try:
             yield
         finally:
             for name, p in self._adapters():
-                p.data = now[name]
+                p.copy_(now[name])
