@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from pydantic import TypeAdapter
 
 from unipic.config import resolve
+from unipic.errors import BadInput
 from unipic.models.find import find_model
 from unipic.models.kontext import load_transformer
 from unipic.models.lora import merge_lora
+from unipic.train import pdtr
 from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import AnyConfig, run_recipe
 
@@ -72,7 +75,8 @@ def test_each_part_is_a_run_from_the_model_before_it(run: Path) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
-def test_the_adapter_of_all_parts_makes_the_same_model(run: Path) -> None:
+def belong_together(run: Path) -> None:
+    """The adapter of all parts makes the same model."""
     merged = load_transformer(find_model("tiny-kontext"), torch.float32)
     merge_lora(merged, str(run / "lora"))
     final = load_transformer(find_model(str(run / "model")), torch.float32)
@@ -86,15 +90,63 @@ def test_the_adapter_of_all_parts_makes_the_same_model(run: Path) -> None:
     assert moved > 1e-3
 
 
-def test_the_same_command_again_makes_nothing_anew(run: Path) -> None:
+def test_the_adapter_of_all_parts_makes_the_same_model(run: Path) -> None:
+    belong_together(run)
+
+
+def test_the_same_command_again_makes_nothing_anew(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it load what trains and rewards."""
+
     def times() -> dict[str, int]:
         weights = [*run.rglob("*.safetensors"), *run.rglob("*.png"), *run.rglob("results.jsonl")]
-        return {str(p): p.stat().st_mtime_ns for p in weights if p.parent != run / "lora"}
+        return {str(p): p.stat().st_mtime_ns for p in weights}
 
     before = times()
     assert len(before) > 10
+    monkeypatch.delattr(pdtr, "GrpoStage")
     run_recipe(recipe(), run)
     assert times() == before
+
+
+def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later part is not left as it is when what it started from has changed; and what is not finished says so."""
+    run, last = tmp_path / "run", tmp_path / "run" / "2-generate" / "model" / "manifest.json"
+
+    def train(edit: int, generate: int) -> bytes:
+        parts = [{"tasks": ["edit"], "steps": edit}, {"tasks": ["generate"], "steps": generate}]
+        run_recipe(recipe(parts=parts, evaluate=None), run)
+        assert (run / "model" / "manifest.json").read_bytes() == last.read_bytes()
+        assert (run / "config.yaml").exists()
+        return last.read_bytes()
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    first = train(1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pdtr, "save_lora", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(1, 2)
+    assert last.read_bytes() != first
+    assert not (run / "config.yaml").exists()
+    second = train(1, 2)
+    belong_together(run)
+    with pytest.raises(BadInput, match=r"other weights .*\n.*2-generate: .*1-edit/model\n.*delete eval-1, 2-generate"):
+        train(2, 2)
+    assert not (run / "config.yaml").exists()
+    shutil.rmtree(run / "2-generate")
+    assert train(2, 2) != second
+    belong_together(run)
+
+
+def test_every_part_has_a_seed_of_its_own() -> None:
+    config = recipe()
+    seeds = [part_config(config, config.parts[0], "a", number).seed for number in range(1, 5)]
+    assert seeds[0] == config.grpo.seed
+    assert len(set(seeds)) == 4
+    assert seeds == [part_config(config, config.parts[0], "b", number).seed for number in range(1, 5)]
 
 
 def test_rounds_repeat_the_parts(tmp_path: Path) -> None:
@@ -106,3 +158,8 @@ def test_rounds_repeat_the_parts(tmp_path: Path) -> None:
         "model",
         "lora",
     }
+    first, second = (
+        [json.loads(line)["reward"] for line in (tmp_path / "run" / name / "log.jsonl").open() if "loss" in line]
+        for name in ("1-generate-edit", "2-generate-edit")
+    )
+    assert first != second

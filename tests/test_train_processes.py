@@ -16,10 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from tests.runs import KONTEXT, Child, Ended, Points, Toy, launch, records, stage_from
+from tests.test_pdtr import RAW as PDTR
+from unipic.config import resolve
 from unipic.errors import BadInput, UnipicError
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.checkpoint import read_component
@@ -28,6 +32,7 @@ from unipic.train.checkpointing import Checkpoints
 from unipic.train.disk import locked
 from unipic.train.lines import read_lines
 from unipic.train.loop import Stage, train
+from unipic.train.stages import AnyConfig, run_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::unipic.errors.PromptCut")
 
@@ -137,6 +142,27 @@ def test_two_processes_reinforce_as_one(calm: Path, tmp_path: Path) -> None:
     largest = max(float(gradient.abs().max()) for gradient in one.values())
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, rtol=0, atol=1e-2 * largest, msg=name)
+
+
+def test_two_processes_do_all_parts_of_pdtr(tmp_path: Path) -> None:
+    """They meet where those of torchrun do, in a store of its own that remembers, and wait for what one evaluates."""
+    parts = [{"tasks": [task], "steps": 1} for task in ("edit", "generate")]
+    raw = PDTR | {"grpo": PDTR["grpo"] | {"device": "cpu"}, "parts": parts, "evaluate": {"n": 1, "steps": 1}}
+    run = tmp_path / "run"
+    for restart in range(2):  # the second time there is nothing left to do
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+        def work(_: int, agent: dict[str, str] = agent | {"MASTER_PORT": str(store.port)}) -> None:
+            os.environ.update(agent)
+            run_recipe(resolve(TypeAdapter(AnyConfig), raw, "test"), run)
+
+        for child in launch(tmp_path, 2, work):
+            ended = child.end()
+            assert (ended.code, ended.err) == (0, ""), (restart, ended)
+    assert [len(records(run / part)) for part in ("1-edit", "2-generate")] == [1, 1]
+    assert {path.name for path in run.glob("eval-*")} == {"eval-0", "eval-1", "eval-2"}
+    assert (run / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(("first", "then", "kind"), [(2, 1, "adamw"), (1, 2, "muon")])

@@ -140,29 +140,30 @@ class Update:
     terms: int
 
 
-def train(stage: Stage, run: Path) -> Path:
+def train(stage: Stage, run: Path, processes: Processes | None = None) -> Path:
     """Run a stage in its folder, or go on with it, to its end. Returns the folder of the trained model.
+
+    processes: those of a caller that has more for them to do; its own if None.
 
     Raises UnipicError: three steps in a row without a finite loss and gradient; a full disk, naming the last
     checkpoint. Raises SystemExit(143) after a SIGTERM, once a checkpoint is written.
     """
     config: RunConfig = stage.config
-    processes = Processes(config.device, config.dtype)
+    if processes is None:
+        with closing(Processes(config.device, config.dtype)) as processes:
+            return train(stage, run, processes)
     checkpoints = Checkpoints(run / "checkpoints", config.keep)
-    try:
-        with refusals_anywhere(run, checkpoints.named), ExitStack() as held:
-            lock, finished = None, False
-            with processes.together():
-                _check_sharing(config, processes.count)
-                if run.exists() and not run.is_dir():
-                    raise BadInput("a run's folder is wanted", str(run), "give another --run-dir")
-                if processes.first:
-                    lock = held.enter_context(locked(run))
-                    finished = settle(run, config, config.steps)
-            if not processes.any(finished):
-                _train(stage, run, checkpoints, processes, lock)
-    finally:
-        processes.close()
+    with refusals_anywhere(run, checkpoints.named), ExitStack() as held:
+        lock, finished = None, False
+        with processes.together():
+            _check_sharing(config, processes.count)
+            if run.exists() and not run.is_dir():
+                raise BadInput("a run's folder is wanted", str(run), "give another --run-dir")
+            if processes.first:
+                lock = held.enter_context(locked(run))
+                finished = settle(run, config, config.steps)
+        if not processes.any(finished):
+            _train(stage, run, checkpoints, processes, lock)
     return run / "model"
 
 

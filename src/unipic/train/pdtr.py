@@ -1,17 +1,20 @@
 """Progressive Dual-Task Reinforcement (paper §3.4): Flow-GRPO on editing, then on text-to-image, in one model.
 
 A run's folder holds a folder for each part, which is a run of `grpo`, and for each evaluation before, between and after
-them; at the end `model/`, with all adapters merged, and `lora/`, the adapters as one. The same command goes on.
+them; at the end `model/`, with all adapters merged, `lora/`, the adapters as one, and last `config.yaml`. The same
+command goes on.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
@@ -20,15 +23,23 @@ from torch import Tensor
 from unipic import config as recipes
 from unipic.config import Strict
 from unipic.data.source import Task
+from unipic.errors import BadInput
 from unipic.evals.run import evaluate_world
+from unipic.files import write_whole
+from unipic.models.find import find_model
 from unipic.report import Page
 from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
+from unipic.train.disk import refusals
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.loop import train
 from unipic.train.lora import LoraConfig, save_lora
+from unipic.train.processes import Processes
+from unipic.train.resuming import begun, finished
 
 LORA = "pytorch_lora_weights.safetensors"
+START = "start.sha256"  # in a part's folder: of the weights that it starts from
+PATIENCE = timedelta(days=1)  # with which other processes wait while the first one evaluates
 
 
 class PartConfig(Strict):
@@ -53,7 +64,10 @@ class EvaluateConfig(Strict):
 
 
 class PdtrConfig(Strict):
-    """parts: in order; `rounds` times. grpo: what they have in common, and the model that the first starts from."""
+    """parts: in order; `rounds` times. grpo: what they have in common, and the model that the first starts from.
+
+    grpo.seed: of the first part; each later one has a seed of its own, which follows from this one and its number.
+    """
 
     stage: Literal["pdtr"]
     grpo: GrpoConfig
@@ -63,30 +77,63 @@ class PdtrConfig(Strict):
 
 
 def reinforce(config: PdtrConfig, run: Path) -> Path:
-    """All parts in turn, each from the model that the one before it made. Returns the folder of the last model."""
-    first = os.environ.get("RANK", "0") == "0"
-    scores = {}
-    model, folders = config.grpo.model, list[Path]()
-    if first and config.evaluate:
-        scores["before"] = _evaluated(config, config.evaluate, model, run / "eval-0")
-    for number, part in enumerate(config.parts * config.rounds, 1):
-        name = f"{number}-{'-'.join(part.tasks)}"
-        folders.append(run / name)
-        model = str(train(GrpoStage(part_config(config, part, model)), run / name))
-        if first and config.evaluate:
-            scores[f"after {name}"] = _evaluated(config, config.evaluate, model, run / f"eval-{number}")
-    if first:
+    """All parts in turn, each from the model that the one before it made. Returns the folder of the last model.
+
+    Raises BadInput for a part that has begun with another recipe, or from other weights than its model has now.
+    """
+    patience = PATIENCE if config.evaluate else None
+    with closing(Processes(config.grpo.device, config.grpo.dtype, patience)) as processes:
+        scores = dict[str, dict[str, Any]]()
+        model, folders, when = config.grpo.model, list[Path](), "before"
+        for number, part in enumerate(config.parts * config.rounds, 1):
+            folder, own = run / f"{number}-{'-'.join(part.tasks)}", part_config(config, part, model, number)
+            done = False
+            with processes.together():
+                if processes.first:
+                    done = _taken_up(own, folder, number)
+                    if config.evaluate:
+                        scores[when] = _evaluated(config, config.evaluate, model, run / f"eval-{number - 1}")
+                    if not done:  # nor is the whole, if it was
+                        (run / "config.yaml").unlink(missing_ok=True)
+            if not processes.any(done):
+                _train(own, folder, processes)
+            folders.append(folder)
+            model, when = str(folder / "model"), f"after {folder.name}"
+    if processes.first:  # nobody waits any more
+        if config.evaluate:
+            scores[when] = _evaluated(config, config.evaluate, model, run / f"eval-{len(folders)}")
         _finish(config, run, folders, scores)
     return run / "model"
 
 
-def part_config(config: PdtrConfig, part: PartConfig, model: str) -> GrpoConfig:
-    """The recipe of one part."""
+def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 1) -> GrpoConfig:
+    """The recipe of one part. number: counted from 1, over all rounds."""
     base = config.grpo
     changed: dict[str, Any] = {"model": model, "steps": part.steps}
+    if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
+        changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
     changed["data"] = base.data.model_copy(update={"tasks": part.tasks})
     changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
     return base.model_copy(update=changed)
+
+
+def _taken_up(config: GrpoConfig, folder: Path, number: int) -> bool:
+    """Whether a part is finished; if it has not begun, what it starts from is noted."""
+    done = finished(folder, config, config.steps)
+    noted, weights = folder / START, find_model(config.model).weights_hash()
+    if not begun(folder) or not noted.exists():
+        with refusals(folder):
+            write_whole(noted, weights.encode())
+    elif noted.read_text() != weights:
+        mend = f"give another --run-dir, or delete eval-{number - 1}, {folder.name} and what was made after them"
+        raise BadInput("this part was started from other weights than are there now", f"{folder}: {config.model}", mend)
+    return done
+
+
+def _train(config: GrpoConfig, folder: Path, processes: Processes) -> None:
+    with processes.together():
+        stage = GrpoStage(config)
+    train(stage, folder, processes)
 
 
 def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Path) -> dict[str, Any]:
@@ -99,13 +146,15 @@ def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Pa
 
 def _finish(config: PdtrConfig, run: Path, folders: list[Path], scores: Mapping[str, dict[str, Any]]) -> None:
     """What all parts made together, as one model and one adapter; and a page of what each did to both tasks."""
-    recipes.save(config, run / "config.yaml")
-    tensors = summed([load_file(folder / "lora" / LORA) for folder in folders])
-    lora = config.grpo.lora
-    whole = LoraConfig(rank=lora.rank * len(folders), alpha=lora.alpha * len(folders), targets=lora.targets)
-    save_lora(run / "lora", tensors, whole)
-    if not (run / "model").exists():
-        shutil.copytree(folders[-1] / "model", run / "model.new", dirs_exist_ok=True)
+    if not _belong(run, folders[-1]):
+        (run / "config.yaml").unlink(missing_ok=True)
+        tensors = summed([load_file(folder / "lora" / LORA) for folder in folders])
+        lora = config.grpo.lora
+        whole = LoraConfig(rank=lora.rank * len(folders), alpha=lora.alpha * len(folders), targets=lora.targets)
+        save_lora(run / "lora", tensors, whole)
+        shutil.rmtree(run / "model.new", ignore_errors=True)
+        shutil.copytree(folders[-1] / "model", run / "model.new")
+        shutil.rmtree(run / "model", ignore_errors=True)
         (run / "model.new").rename(run / "model")
     page = Page(f"PDTR: {run.name}")
     if scores:
@@ -114,6 +163,15 @@ def _finish(config: PdtrConfig, run: Path, folders: list[Path], scores: Mapping[
     for folder in folders:
         page.text(f"{folder.name}: {folder.name}/report.html")
     page.settings(config.model_dump(mode="json")).write(run / "report.html")
+    recipes.save(config, run / "config.yaml")  # last: with it the run is finished
+
+
+def _belong(run: Path, last: Path) -> bool:
+    """Whether the model and the adapters of a finished run are still those of its parts."""
+    manifests = [folder / "model" / "manifest.json" for folder in (run, last)]
+    if not all(path.exists() for path in (*manifests, run / "lora" / LORA, run / "config.yaml")):
+        return False
+    return manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def summed(adapters: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,9 +27,13 @@ HEARD = 2.0  # seconds in which a process can say why it failed: as soon as one 
 
 
 class Processes:
-    """This process among all. device: where it computes. dtype: in what; weights, moments and averages stay float32."""
+    """This process among all. device: where it computes. dtype: in what; weights, moments and averages stay float32.
 
-    def __init__(self, device: str = "auto", dtype: str = "auto") -> None:
+    patience: how long one may wait for the others; torch's own if None. They meet once: what torchrun keeps of their
+    meeting is in the way of another, so that all which a command does is done by the same `Processes`.
+    """
+
+    def __init__(self, device: str = "auto", dtype: str = "auto", patience: timedelta | None = None) -> None:
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if device == "auto" and torch.cuda.is_available():
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -39,7 +44,7 @@ class Processes:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=patience)
         if not self.first:
             warnings.simplefilter("ignore")  # all would say the same
 

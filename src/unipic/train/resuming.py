@@ -38,6 +38,22 @@ HARMLESS = {
 }
 
 
+def begun(run: Path) -> bool:
+    """Whether the run has got anywhere."""
+    return (run / "model").exists() or any((run / "checkpoints").glob("step_*"))
+
+
+def finished(run: Path, config: Strict, steps: int) -> bool:
+    """Whether the run has so many steps, and its model. Raises BadInput if it has begun with another recipe."""
+    saved = run / "config.yaml"
+    if not begun(run):
+        return False
+    if not saved.exists():
+        raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
+    recipes.check_same(saved, config, HARMLESS | _of_rewards(config))
+    return (run / "model").exists() and recipes.read_recipe(str(saved))[0]["steps"] >= steps
+
+
 def settle(run: Path, config: Strict, steps: int) -> bool:
     """Whether the run is finished, with so many steps. If not, its resolved recipe is put into its folder.
 
@@ -45,14 +61,9 @@ def settle(run: Path, config: Strict, steps: int) -> bool:
     more steps, is set aside.
     """
     saved, model = run / "config.yaml", run / "model"
-    begun = model.exists() or any((run / "checkpoints").glob("step_*"))
-    if begun and saved.exists():
-        recipes.check_same(saved, config, HARMLESS | _of_rewards(config))
-    elif begun:
-        raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
+    if finished(run, config, steps):
+        return True
     if model.exists():
-        if recipes.read_recipe(str(saved))[0]["steps"] >= steps:
-            return True
         former = run / "model.former"
         shutil.rmtree(former, ignore_errors=True)
         model.rename(former)
