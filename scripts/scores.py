@@ -38,21 +38,25 @@ def main(folders: list[Path]) -> None:
 
 def beside(own: Scores, control: Scores, part: str, group: str) -> tuple[str, str]:
     """A score, with a star where it is above its control's, and the control's."""
-    if not own[part]:
-        return "–", "–"
-    low, high = interval(own, part, group)[0], interval(control, part, group)[1]
-    return cell(own, part, group) + " *" * (low > high), cell(control, part, group)
+    mine, its = interval(own, part, group), interval(control, part, group)
+    star = " *" if mine and its and mine[0] > its[1] else ""
+    return cell(own, part, group) + star, cell(control, part, group)
 
 
-def interval(scores: Scores, part: str, group: str) -> tuple[float, float]:
-    found = scores["intervals"][part]
-    low, high = found[group] if group else found
-    return low, high
+def value(scores: Scores, part: str, group: str) -> Any:
+    """None where nothing of it was asked."""
+    found = scores.get(part)
+    return found.get(group) if group and found is not None else found
+
+
+def interval(scores: Scores, part: str, group: str) -> tuple[float, float] | None:
+    found: tuple[float, float] | None = value(scores["intervals"], part, group)
+    return found
 
 
 def cell(scores: Scores, part: str, group: str) -> str:
-    value = scores[part][group] if group else scores[part]
-    return "{:.2f} [{:.2f}, {:.2f}]".format(value, *interval(scores, part, group))
+    found = value(scores, part, group)
+    return "–" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(found, *(interval(scores, part, group) or ()))
 
 
 def head(*cells: str) -> None:

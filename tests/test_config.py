@@ -579,6 +579,10 @@ def test_a_run_goes_on_only_as_it_was_started(tmp_path: Path) -> None:
     refused(lambda: check("optimizer.clip=1", "steps=5", harmless=("optimizer",)), "steps 20, and now it is 5")
     refused(lambda: check("note=" + "long " * 200), "note")
     path.write_text(path.read_text().replace("resume: false\n", ""))
-    refused(check, "resume absent, and now it is false")
+    check()  # a setting that the file does not know yet, at its default
+    refused(lambda: check("resume=true"), "resume false, and now it is true")
+    save(resolve(Run, raw(), "here"), path)
+    path.write_text(path.read_text() + "gone: 1\n")
+    refused(check, "gone 1, and now it is absent")
     path.unlink()
     refused(check, "cannot be read", str(path))

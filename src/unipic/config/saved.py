@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from unipic.config import text
 from unipic.config.strict import Key, dotted
@@ -43,6 +44,8 @@ def check_same(old_path: Path, new: BaseModel, harmless: Collection[str] = ()) -
     harmless: dotted keys that may differ, with all that is below them. Raises BadInput.
     """
     saved = text.read_file(old_path, str(old_path))
+    with suppress(ValidationError):  # a setting that there was not yet had its default's effect
+        saved = type(new).model_validate(saved).model_dump(mode="json")
     for key, old, now in _differences(saved, new.model_dump(mode="json")):
         if not any(dotted(key[:length]) in harmless for length in range(1, len(key) + 1)):
             what = f"the run was started with {dotted(key)} {_shown(old)}, and now it is {_shown(now)}"

@@ -244,7 +244,7 @@ class GrpoStage:
         at = [i for i in range(len(own)) if (first + i) % count == number and not own[i].isnan()]
         counts = [int(n) for n in processes.gathered([len(at)])]
         weights = [1.0] * len(at) + [0.0] * (max(counts) - len(at))
-        at += [number] * (max(counts) - len(at))
+        at += [0] * (max(counts) - len(at))
         size, micros = self.config.micro_batch or max(1, len(at)), list[Part]()
         for start in range(0, len(at), size):
             part = tuple(at[start : start + size])

@@ -6,7 +6,7 @@ than its group, and away from it as much as it was worse: both are mixtures of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Literal
 
@@ -65,9 +65,8 @@ class NftStage(GrpoStage):
                 v_then = forward(self.transformer, given.condition, given.references, x, t)
             with without_adapters(self.transformer):
                 v_before = forward(self.transformer, given.condition, given.references, x, t)
-        v = forward(
-            self.transformer, given.condition, given.references, x, t
-        )  # the last: nothing may change till its gradient
+        # The last: adapters that were swapped after it would not be those of its gradient.
+        v = forward(self.transformer, given.condition, given.references, x, t)
         advantage = self.rolled.advantages[at].nan_to_num()
         losses = negative_aware_losses(
             v, v_then, x, x0, t, advantage, mixture=config.mixture, limit=config.advantage_limit
@@ -85,10 +84,13 @@ class NftStage(GrpoStage):
     def _as_it_rolled(self) -> Iterator[None]:
         """The adapters as they were in the rollout; copied in place, for sharded ones are read from where they lie."""
         now = {name: p.detach().clone() for name, p in self._adapters()}
-        for name, p in self._adapters():
-            p.copy_(self.before[name])
+        self._set(self.before)
         try:
             yield
         finally:
-            for name, p in self._adapters():
-                p.copy_(now[name])
+            self._set(now)
+
+    def _set(self, adapters: Mapping[str, Tensor]) -> None:
+        for name, p in self._adapters():
+            p.copy_(adapters[name])
+        torch.clear_autocast_cache()  # it would go on with casts of what was there before

@@ -24,7 +24,7 @@ LABELS = {"shape": (NOTHING, *SHAPES, *LETTERS), "color": tuple(COLORS), "relati
 
 
 class Thing(NamedTuple):
-    """color: None where it is left open. relation: to the thing before it, or NOTHING."""
+    """color: None where it is left open, or there is nothing. relation: to the thing before it, or NOTHING."""
 
     shape: str
     color: str | None = None
@@ -32,7 +32,7 @@ class Thing(NamedTuple):
 
 
 def things_of(spec: Prompt | Edit) -> tuple[Thing, ...]:
-    """What a prompt names, in its order; what an edit makes or changes."""
+    """What a prompt names, in its order; of an edit the things that are there afterwards and were not before."""
     if isinstance(spec, Edit):
         return tuple(Thing(o.shape, o.color) for o in spec.target.objects if o not in spec.source.objects)
     return tuple(
@@ -51,7 +51,7 @@ class Slots(nn.Module):
         self.linear = nn.Linear(width, sum(map(len, LABELS.values())))
 
     def forward(self, states: Tensor, things: Sequence[tuple[Thing, ...]]) -> Tensor:
-        """states: B×MOST_OBJECTS×width, at the queries. The sum of the labels' mean cross-entropies, B."""
+        """states: B×MOST_OBJECTS×width, at the queries. Cross-entropies of what is known, over MOST_OBJECTS; B."""
         logits = torch.split(self.linear(states).float(), [*map(len, LABELS.values())], dim=-1)
         labels = torch.tensor([labels_of(own) for own in things], device=states.device)
         losses = [

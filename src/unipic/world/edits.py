@@ -96,7 +96,7 @@ def sample(
     size: of its scenes, in pixels. most: objects that a training source holds at most (novelties may need more).
     arranged: makes another source of the one that was drawn, for a curriculum; None where it cannot.
     No training edit holds a held-out combination, before or after; a test edit holds those of one kind at most, and
-    its source is of each novelty equally often. Raises BadInput for what there is not.
+    its source is of each novelty equally often, if it is not arranged. Raises BadInput for what there is not.
     """
     check_sample(seed, split, size)
     if most is not None:
