@@ -45,7 +45,7 @@ def check_same(old_path: Path, new: BaseModel, harmless: Collection[str] = ()) -
     """
     saved = text.read_file(old_path, str(old_path))
     with suppress(ValidationError):  # a setting that there was not yet had its default's effect
-        saved = type(new).model_validate(saved).model_dump(mode="json")
+        saved = type(new).model_validate_json(json.dumps(saved)).model_dump(mode="json")
     for key, old, now in _differences(saved, new.model_dump(mode="json")):
         if not any(dotted(key[:length]) in harmless for length in range(1, len(key) + 1)):
             what = f"the run was started with {dotted(key)} {_shown(old)}, and now it is {_shown(now)}"
