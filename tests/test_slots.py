@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_a_slow_twin() -> None:
     torch.manual_seed(0)
     slots, things = Slots(16), [(Thing("star", "red"), Thing("P", None, "above")), ()]
     states = torch.randn(2, MOST_OBJECTS, 16)
-    for own, row, loss in zip(things, states, slots(states, things), strict=True):
+    for own, row, loss in zip(things, states, slots(lambda _: states, things), strict=True):
         total = 0.0
         for labels, state in zip(labels_of(own), row, strict=True):
             logits = torch.split(slots.linear(state), [len(values) for values in LABELS.values()])

@@ -137,8 +137,13 @@ class MllmStage:
     def _slots(self, asked: Sequence[Asked]) -> Tensor:
         """How far queries behind each text are from knowing what it asks for; all of these have a spec."""
         pictures = [[a.picture] if a.picture else [] for a in asked]
-        states = self.mllm.states_at_queries([a.qa.question for a in asked], pictures, self.slots.queries, frozen=False)
-        return cast(Tensor, self.slots(states, [things_of(a.spec) for a in asked if a.spec]))
+        texts = [a.qa.question for a in asked]
+        things = [things_of(a.spec) for a in asked if a.spec]
+
+        def read(queries: Tensor) -> Tensor:
+            return self.mllm.states_at_queries(texts, pictures, queries, frozen=False)
+
+        return cast(Tensor, self.slots(read, things))
 
     def predict(self, asked: tuple[Asked, ...], flat: list[bool]) -> tuple[Tensor, Tensor, list[Seen | None]]:
         """B×L×vocabulary logits in float32, the B×L tokens that they should predict (NO_LOSS: none), and of each

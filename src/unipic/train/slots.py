@@ -8,7 +8,7 @@ are thrown away afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,8 +50,11 @@ class Slots(nn.Module):
         self.queries = nn.Parameter(torch.randn(MOST_OBJECTS, width) / width**0.5)
         self.linear = nn.Linear(width, sum(map(len, LABELS.values())))
 
-    def forward(self, states: Tensor, things: Sequence[tuple[Thing, ...]]) -> Tensor:
-        """states: B×MOST_OBJECTS×width, at the queries. Cross-entropies of what is known, over MOST_OBJECTS; B."""
+    def forward(self, read: Callable[[Tensor], Tensor], things: Sequence[tuple[Thing, ...]]) -> Tensor:
+        """Cross-entropies of what is known, over MOST_OBJECTS; B. read: of the queries the states there,
+        B×MOST_OBJECTS×width; called within, where queries that are sharded are whole.
+        """
+        states = read(self.queries)
         logits = torch.split(self.linear(states).float(), [*map(len, LABELS.values())], dim=-1)
         labels = torch.tensor([labels_of(own) for own in things], device=states.device)
         losses = [
