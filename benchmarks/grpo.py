@@ -130,10 +130,15 @@ def main(model: str, task: str, sets: list[str]) -> None:
         f"{model}, {task}, {stage.config.batch} pictures, {torch.get_num_threads()} threads, {platform.machine()}, "
         f"{date.today()}"
     )
-    for name in ("rollout", "first update", "second update"):
-        mine_s, theirs_s = best[f"our {name}"], best[f"plain {name}"]
-        print(f"{name:14} {mine_s:7.2f} s, plain {theirs_s:7.2f} s, ratio {theirs_s / mine_s:.2f}")
+    for name in ("rollout", "first update", "second update", "rollout and first update", "rollout and both updates"):
+        parts = [part for part in ("rollout", "first update", "second update") if part in name or "both" in name]
+        mine_s, theirs_s = (sum(best[f"{whose} {part}"] for part in parts) for whose in ("our", "plain"))
+        print(f"{name:24} {mine_s:7.2f} s, plain {theirs_s:7.2f} s, ratio {theirs_s / mine_s:.2f}")
     print(f"largest difference of a gradient, of the largest one: {worst:.1e}")
+    off = max(stage.notes.values["ratio_off"])
+    print(
+        f"largest |ratio − 1| of fresh samples, adapters {'' if stage.merges else 'not '}merged in rollouts: {off:.1e}"
+    )
 
 
 def ours(stage: GrpoStage, update: Update) -> None:

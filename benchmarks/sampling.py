@@ -47,7 +47,7 @@ def main(model: str, n: int) -> None:
 
 def quality(system: UniPic, run: Path, n: int, sampling: dict[str, Any]) -> tuple[str, str]:
     """Overall scores of prompts and edits, with their intervals."""
-    items = [item for item in world.items(0, n, understanding=False) if item.part in ("geneval", "edit")]
+    items = world.items(0, n, ("geneval", "edit"))
     with Ledger(run / RESULTS) as ledger:
         generate(system, items, requests_of(system, items, settings_of(system, sampling), control=False), ledger)
         judged = [(item, world.judge(item, result_of(item, ledger))) for item in items]

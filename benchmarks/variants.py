@@ -1,6 +1,6 @@
 """Seconds until a fixed reward: Flow-GRPO, its variants on the same rollout, and DiffusionNFT.
 
-    python benchmarks/variants.py [RECIPE] [GAIN] [SEEDS] [KEY=VALUE …]      tiny/pdtr's `grpo`, 0.1, 3
+    python benchmarks/variants.py [RECIPE] [GAIN] [SEEDS] [KEY=VALUE …]      tiny/pdtr-grpo, 0.1, 3
 
 All start from the same model, with the same prompts, group and batch. A run has got there when the share of SHOWN
 fixed prompts that are drawn right, without noise, has risen by the gain. It is looked at every EVERY steps; only the
@@ -56,7 +56,7 @@ def right(stage: Any) -> float:
     return statistics.fmean(float(shown.right) for shown in stage.show())
 
 
-def main(recipe: str = "tiny/pdtr", gain: str = "0.1", seeds: str = "3", *sets: str) -> None:
+def main(recipe: str = "tiny/pdtr-grpo", gain: str = "0.1", seeds: str = "3", *sets: str) -> None:
     raw, _ = read_recipe(recipe)
     raw = raw.get("grpo", raw)
     raw |= {"steps": MOST_STEPS, "show": {"count": SHOWN, "guidance_scale": 2.0}}

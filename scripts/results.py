@@ -103,7 +103,7 @@ def heading(run: Run, machine: str) -> str:
 
 def order(run: Run) -> str:
     words = [" and ".join(NAMES[task] for task in part.tasks) for part in run.parts]
-    return "Flow-GRPO on " + ", then on ".join(words)
+    return f"{METHODS[run.config['grpo']['stage']]} on " + ", then on ".join(words)
 
 
 def ended(run: Run) -> str:
@@ -144,6 +144,7 @@ def columns(evaluation: Evaluation) -> list[str]:
     return [cell(evaluation.of(part, half=half)) for part in BENCHMARK.values() for half in HALVES]
 
 
+METHODS = {"grpo": "Flow-GRPO", "nft": "DiffusionNFT"}
 HEAD = ["text-to-image, strict", "ordinary", "novel", "edits, of 10", "ordinary", "novel"]
 
 
@@ -225,7 +226,7 @@ def curves(run: Run) -> Image:
 def pictures(run: Run, task: str) -> Image:
     """Items drawn at random, with what the model made of each before, between and after."""
     judged = run.evaluations[0].config
-    own = [i for i in world.items(judged["seed"], judged["n"], understanding=False) if i.part == BENCHMARK[task]]
+    own = world.items(judged["seed"], judged["n"], (BENCHMARK[task],))
     drawn = random.Random(SEED).sample(own, min(SHOWN[task], len(own)))
     shown = run.evaluations if len(run.evaluations) <= 3 else (run.evaluations[0], run.evaluations[-1])
     verdicts = [{line["id"]: line for line in read_lines(each.folder / "verdicts.jsonl")} for each in shown]

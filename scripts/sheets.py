@@ -29,7 +29,7 @@ REASONS = 2  # shown of a verdict
 
 def main(run: Path, folder: Path, name: str) -> None:
     config, _ = read_recipe(str(run / CONFIG))
-    items = world.items(config["seed"], config["n"], understanding=False)
+    items = world.items(config["seed"], config["n"], ("geneval", "edit"))
     with Ledger(run / RESULTS) as ledger:
         for part, called in (("geneval", "prompts"), ("edit", "edits")):
             own = [item for item in items if item.part == part]

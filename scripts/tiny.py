@@ -5,8 +5,7 @@
     python scripts/tiny.py minutes                              what each stage took, by its log, in Markdown
 
 A stage starts from the folders of those before it, as its recipe says. On a CPU the longer ones take hours: the same
-command again goes on. After FOUNDATIONS two processes can train KONTEXT's and METAQUERY's stages side by side.
-`--set device=cuda` trains them on a GPU.
+command again goes on. `--set device=cuda` trains them on a GPU.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from unipic.train.loop import train
 from unipic.train.stages import read, stage_of
 
 RUNS = Path("runs/tiny")
-FOUNDATIONS = ("vae", "text", "mllm", "mllm-where", "kontext-t2i")
-KONTEXT = ("kontext", "kontext-dense", "kontext-plain", "kontext-sizes", "kontext-binding", "kontext-shapes")
-METAQUERY = ("align", "joint", "joint-plain", "joint-last", "joint-sizes", "joint-binding", "joint-shapes")
+FOUNDATIONS = ("vae", "text", "mllm", "mllm-where", "mllm-slots", "kontext-t2i")
+KONTEXT = tuple(f"kontext{part}" for part in ("", "-dense", "-plain", "-sizes", "-binding", "-shapes", "-edits"))
+METAQUERY = ("align", "joint", "joint-edits")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"

@@ -1,8 +1,9 @@
-"""The second loss of the tiny language model's eye: what is in the cell of each visual token."""
+"""The second loss of the tiny language model's eye, and of the tiny DiT: what is in the cell of each token."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,3 +121,54 @@ def test_the_stage_adds_it_for_samples_with_a_picture() -> None:
     assert all(p.grad is not None and p.grad.any() for p in eyed.head.parameters())
     assert set(eyed.trained) == {"mllm", "head"}
     assert set(plain.trained) == {"mllm"}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("task", ["generate", "edit"])
+@pytest.mark.parametrize("kind", ["kontext", "joint"])
+def test_image_tokens_of_a_dit_are_told_their_cells(kind: str, task: str, checkpointing: bool) -> None:
+    """References' tokens those of the source, the target's those of the result; at every noise."""
+    data, more = (
+        {"tasks": [task], "phases": [{"resolution": 80}]},
+        {"noises": 2, "gradient_checkpointing": checkpointing},
+    )
+    plain, taught = (stage(STAGES[kind], data=data, **more, cells=weight) for weight in (0.0, 0.25))
+    (micro,) = taught.batch(2, range(4))
+    width, height = micro.size
+    states: list[Tensor] = []
+    tapped = taught.transformer.transformer_blocks[len(taught.transformer.transformer_blocks) * 2 // 3 - 1]
+    hook = tapped.register_forward_hook(lambda block, given, made: states.append(made[1].detach()))
+    without, with_cells = (s.losses(micro, draws_of(micro)) for s in (plain, taught))
+    hook.remove()
+    (tokens,) = states
+    head = taught.teachers["cells"]
+    for i, (less, more_) in enumerate(zip(without.tolist(), with_cells.tolist(), strict=True)):
+        shown = [micro.scenes[i][-1]] if task == "generate" else [micro.scenes[i][0], micro.scenes[i][1]]
+        targets = [cell_targets(scene, height // 16, width // 16) for scene in shown]
+        labels, places = (torch.cat(column).repeat(2, 1) for column in zip(*targets, strict=True))
+        own = slow_loss(head, torch.cat([tokens[i], tokens[4 + i]]), labels, places)
+        assert more_ - less == pytest.approx(0.25 * float(own), rel=1e-4)
+    with_cells.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in head.parameters())
+    assert set(taught.trained) - set(plain.trained) == {"cells"}
+
+
+def test_pictures_of_unknown_scenes_teach_no_cells() -> None:
+    plain, taught = (stage(STAGES["kontext"], cells=weight) for weight in (0.0, 0.25))
+    (micro,) = taught.batch(0, range(4))
+    unknown = replace(micro, scenes=((), *micro.scenes[1:]))
+    less, more = (s.losses(unknown, draws_of(unknown)).tolist() for s in (plain, taught))
+    assert less[0] == more[0]
+    assert all(a < b for a, b in zip(less[1:], more[1:], strict=True))
+
+
+def test_a_reference_that_the_dit_does_not_see_has_no_cells() -> None:
+    data = {"tasks": ["edit"], "phases": [{"resolution": 80}]}
+    taught = stage(STAGES["joint"], cells=0.25, reference="mllm", data=data)
+    (micro,) = taught.batch(0, range(4))
+    assert torch.isfinite(taught.losses(micro, draws_of(micro))).all()
+
+
+def test_align_teaches_cells_by_a_head_that_learns() -> None:
+    taught = stage(STAGES["align"], cells=0.25)
+    assert set(taught.trained) == {"conditioner", "cells"}

@@ -255,6 +255,11 @@ def test_a_model_that_cannot_describe_is_not_asked_to(tmp_path: Path) -> None:
     assert [record["id"] for record in lines(tmp_path / "run")] == [
         f"{part}-{i:04}" for part in ("geneval", "edit", "dense") for i in range(2)
     ]
+    ended = command(
+        tmp_path, "eval", "world", *arguments, "--part", "understanding", "--run-dir", tmp_path / "no"
+    ).end()
+    assert ended.code == 2
+    assert "tiny-kontext does not answer questions" in ended.err
     table = command(tmp_path, "eval", "world", *arguments).end()
     assert table.err == ""
     assert table.out.splitlines()[0].split() == ["part", "of", "items", "score", "ordinary", "novel"]

@@ -93,6 +93,13 @@ def test_neighbours_share_a_size_so_that_batches_are_full(items: list[Item]) -> 
         assert item.picture.size == item.size
 
 
+def test_a_part_alone_has_the_items_that_it_has_among_others() -> None:
+    alone, among = world.items(0, 3, ("edit",)), world.items(0, 3)
+    assert [(i.id, i.seed, i.text) for i in alone] == [(i.id, i.seed, i.text) for i in among if i.part == "edit"]
+    with pytest.raises(BadInput, match="there is no part edits"):
+        world.items(0, 3, ("edit", "edits"))
+
+
 @pytest.mark.parametrize(("seed", "n"), [(-1, 1), (2**32, 1), (0.5, 1), (0, 0), (0, 10**9), (0, "3")])
 def test_numbers_out_of_range_are_refused(seed: Any, n: Any) -> None:
     with pytest.raises(BadInput, match="out of range"):
@@ -117,7 +124,7 @@ def evaluated(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UniPic, "run", run)
         patch.setattr(UniPic, "describe", describe)
-        patch.setattr(world, "items", lambda seed, n, understanding: items)
+        patch.setattr(world, "items", lambda seed, n, parts: items)
         scores, _ = evaluate_world(UniPic.from_pretrained("tiny", device="cpu"), folder, seed=3, n=N)
     assert json.loads((folder / "scores.json").read_text()) == scores
     return scores

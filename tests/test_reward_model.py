@@ -34,8 +34,9 @@ def mllm(metaquery: UniPic) -> MLLM:
 def model(mllm: MLLM) -> RewardModel:
     model = RewardModel(mllm, new_head(mllm.width, 0))
     with torch.no_grad():
-        model.net.head.scores.weight.mul_(30)  # scores that differ
         model.net.head.norm.weight.add_(torch.linspace(-0.5, 0.5, mllm.width))
+        spread = model.predict(groups()).std(dim=0)
+        model.net.head.scores.weight.mul_((0.2 / spread)[:, None])  # scores that differ, most within the bounds
         model.net.head.scores.bias.add_(0.5 - model.predict(groups()).mean(dim=0))
     return model
 

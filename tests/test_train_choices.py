@@ -57,7 +57,7 @@ def test_what_a_stage_draws(raw: Any, shape: dict[str, float], monkeypatch: pyte
 
     made.encode = encode
     made.transformer = None
-    monkeypatch.setattr("unipic.train.dit.flow_losses", lambda v, x0, t, noise: drawn.append((t, noise)) or t)
+    monkeypatch.setattr("unipic.train.dit.flow_losses", lambda v, x0, t, noise, _: drawn.append((t, noise)) or t)
     for start in range(0, SAMPLES, 1000):
         numbers = tuple(range(start, start + 1000))
         blank = torch.zeros(1000, 3, 8, 8)

@@ -609,7 +609,7 @@ def test_another_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         (["RECIPE", "--set", "model=runs/mine/model"], "give tiny, a folder, or a hub name"),
         (["RECIPE", "--set", "model=no", "--set", "data.sources=[{kind: folder, path: gone}]"], "gone/metadata.jsonl"),
         (["tiny/joint"], "run `unipic train tiny/align` first"),
-        (["tiny/align"], "run `unipic train tiny/kontext-t2i` first"),
+        (["tiny/align"], "run `unipic train tiny/kontext-shapes` first"),
         (["tiny/kontext"], "run `unipic train tiny/kontext-t2i` first"),
         (["tiny/vae"], "run `python -m unipic.models.tiny runs/tiny/blank --to-train` first"),
         (["tiny/mllm"], "run `python -m unipic.models.tiny runs/tiny/blank --to-train` first"),

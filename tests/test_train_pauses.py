@@ -10,6 +10,7 @@ import pytest
 
 from tests.runs import Child, Points, Toy, files, launch, records
 from unipic.errors import BadInput, TryLater
+from unipic.train.lines import read_lines
 from unipic.train.loop import Update, train
 from unipic.train.processes import Processes
 
@@ -54,6 +55,17 @@ def test_a_pause_saves_the_steps_before_it_and_loses_none(tmp_path: Path) -> Non
     train(Rolling(), run)
     assert files(run, 5) == files(tmp_path / "whole", 5)
     assert records(run) == records(tmp_path / "whole")
+
+
+def test_what_reinforcement_begins_with_is_shown_once(tmp_path: Path) -> None:
+    """Also where the first rollout failed, and was tried again."""
+    with pytest.raises(TryLater):
+        train(Rolling(fails=0, sample_every=3), tmp_path / "run")
+    train(Rolling(sample_every=3), tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
+    assert [line["step"] for line in lines if "right" in line] == [0, 3, 5]
+    grids = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert grids == [f"step_0000000{step}.png" for step in (0, 3, 5)]
 
 
 def test_other_failures_save_nothing(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def raw_of(stage: str, calm: Path, **changes: Any) -> dict[str, Any]:
     raw |= {"optimizer": {"lr": 1e-4, "schedule": "constant"}, "data": {"phases": [{"resolution": 64}]}}
     if lora:
         raw["lora"] = {"rank": 4, "alpha": 8.0}
+    if kind == "joint" and not lora:
+        raw["cells"] = 0.1
     if kind == "align":
         sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         raw |= {"mllm": str(calm / "tiny"), "connector": {**sizes, "num_queries": 8}}

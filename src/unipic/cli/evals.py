@@ -18,8 +18,11 @@ def world(
     model: Model = "tiny",
     mllm: Mllm = None,
     lora: Lora = None,
-    n: Annotated[int, option("items of each of the four parts")] = 432,  # whole turns of tags, types, kinds and batches
+    n: Annotated[int, option("items of each part")] = 432,  # whole turns of tags, types, kinds and batches
     seed: Annotated[int, option("of the items and of the noise")] = 0,
+    part: Annotated[
+        list[str] | None, option("geneval, edit, dense or understanding; may be repeated  [default: all]")
+    ] = None,
     control: Annotated[
         bool, option("ask without the prompt, the picture to edit, the picture to look at", "--control")
     ] = False,
@@ -36,6 +39,7 @@ def world(
     from tqdm import tqdm
 
     from unipic.evals.run import evaluate_world
+    from unipic.evals.world import PARTS
     from unipic.system import UniPic
 
     warnings.simplefilter("ignore", PromptCut)  # a line for each of hundreds of texts
@@ -50,6 +54,7 @@ def world(
             control=control,
             steps=steps,
             guidance_scale=guidance_scale,
+            parts=tuple(dict.fromkeys(part or PARTS)),
             on_start=bar.reset,
             on_done=bar.update,
         )

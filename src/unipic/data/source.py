@@ -26,7 +26,8 @@ class Example:
     """picture: what is to be drawn. references: what is edited. All are RGB, of the batch's size.
 
     text: the prompt or the instruction. spec: what it asks for, where that is known exactly (the world's `Prompt`,
-    `Dense`, `Scene` or `Edit`, or a line of GenEval's metadata). lasting: it comes again, so that what frozen models
+    `Dense`, `Scene` or `Edit`, or a line of GenEval's metadata). scenes: what the references and the picture show, in
+    that order, where that is known exactly. lasting: it comes again, so that what frozen models
     make of it may be kept.
     """
 
@@ -36,6 +37,7 @@ class Example:
     picture: Image = field(repr=False)
     references: tuple[Image, ...] = field(default=(), repr=False)
     spec: Any = field(default=None, repr=False)
+    scenes: tuple[Any, ...] = field(default=(), repr=False)
     lasting: bool = False
 
 

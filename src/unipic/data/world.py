@@ -118,19 +118,20 @@ class WorldSource:
             edit = self._edit(seed, size, rng)
             if rng.random() < self.plain:
                 edit = plain_edit(edit)
-            references = (render(edit.source),)
-            return Example(id, draw.task, edit.instruction, render(edit.target), references, edit, lasting)
+            scenes_of = (edit.source, edit.target)
+            source, target = map(render, scenes_of)
+            return Example(id, draw.task, edit.instruction, target, (source,), edit, scenes_of, lasting)
         scene = self._scene(seed, size, rng)
         kind = chosen(rng, self.texts)
         if kind == "caption":
-            return Example(id, draw.task, language.caption(scene), render(scene), spec=scene, lasting=lasting)
+            return Example(id, draw.task, language.caption(scene), render(scene), (), scene, (scene,), lasting)
         if kind == "dense":
             dense = language.dense(scene, rng)
-            return Example(id, draw.task, dense.text, render(scene), spec=dense, lasting=lasting)
+            return Example(id, draw.task, dense.text, render(scene), (), dense, (scene,), lasting)
         said = language.prompts(scene, rng, self.tags)
         if rng.random() < self.plain:
             scene = plain_scene(said, size, rng) or scene
-        return Example(id, draw.task, said.text, render(scene), spec=said, lasting=lasting)
+        return Example(id, draw.task, said.text, render(scene), (), said, (scene,), lasting)
 
     def _scene_seed(self, task: Task, turn: int, place: int) -> int:
         """Its last digit picks the novelty of a test scene: all are equally frequent in any size of batch."""

@@ -6,7 +6,7 @@ The same call again goes on where it stopped, and ends with the same files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,10 @@ NOT_SAMPLING = ("width", "height", "image_size")
 
 
 class EvalConfig(Strict):
-    """What a run's results depend on. weights, lora: SHA-256. generate, edit: the settings of their requests."""
+    """What a run's results depend on. weights, lora: SHA-256. generate, edit: the settings of their requests.
+
+    understanding: whether the model can be asked. parts: that were asked for.
+    """
 
     benchmark: Literal["world"]
     split: Literal["test"]
@@ -35,6 +38,7 @@ class EvalConfig(Strict):
     weights: str
     lora: str | None
     understanding: bool
+    parts: tuple[str, ...] = world.PARTS
     device: str
     dtype: str
     generate: dict[str, Any]
@@ -48,17 +52,21 @@ def evaluate_world(
     n: int,
     seed: int = 0,
     control: bool = False,
+    parts: Sequence[str] = world.PARTS,
     on_start: Callable[[int], object] = lambda total: None,
     on_done: Callable[[int], object] = lambda count: None,
     **sampling: Any,
 ) -> tuple[dict[str, Any], str]:
     """Ask, judge and report; gives the scores, as scores.json has them and as a table.
 
-    n: items of each part. control: see `generate`. sampling: steps, guidance_scale; None takes the model's own.
+    n: items of each part. control: see `generate`. parts: some of `world.PARTS`; a model that does not answer is not
+    asked questions. sampling: steps, guidance_scale; None takes the model's own.
     on_start: is told how many items there are. on_done: of each batch, how many more are done.
     """
-    items = world.items(seed, n, understanding=system.parts.mllm_folder is not None)
-    config = _config(system, seed, n, control, {k: v for k, v in sampling.items() if v is not None})
+    config = _config(system, seed, n, control, parts, {k: v for k, v in sampling.items() if v is not None})
+    items = world.items(seed, n, [part for part in config.parts if config.understanding or part != "understanding"])
+    if not items:
+        raise BadInput("nothing is left to ask", f"{config.model} does not answer questions", "ask for other parts")
     requests = requests_of(system, items, {"generate": config.generate, "edit": config.edit}, control)
     on_start(len(items))
     _check_ours(run)
@@ -79,7 +87,9 @@ def evaluate_world(
     return scores, tables.table(judged)
 
 
-def _config(system: UniPic, seed: int, n: int, control: bool, sampling: dict[str, Any]) -> EvalConfig:
+def _config(
+    system: UniPic, seed: int, n: int, control: bool, asked: Sequence[str], sampling: dict[str, Any]
+) -> EvalConfig:
     parts, settings = system.parts, settings_of(system, sampling)
     return EvalConfig(
         benchmark="world",
@@ -91,6 +101,7 @@ def _config(system: UniPic, seed: int, n: int, control: bool, sampling: dict[str
         weights=parts.folder.weights_hash(parts.mllm_folder),
         lora=parts.lora_hash,
         understanding=parts.mllm_folder is not None,
+        parts=tuple(asked),
         device=parts.placement.device.type,
         dtype=str(parts.placement.dtype).removeprefix("torch."),
         generate=settings["generate"],

@@ -13,13 +13,13 @@ a function of (seed, part, i).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
-from unipic.errors import UnipicError
+from unipic.errors import BadInput, UnipicError
 from unipic.evals.items import Item, Size
 from unipic.pipeline import FAST_BATCH
 from unipic.rewards.world import Verdict
@@ -43,11 +43,12 @@ OVERLAP = 0.5  # of a right box
 Found = tuple[str, str, Any, Image | None]  # text, novelty, spec, picture that is given
 
 
-def items(seed: int, n: int, understanding: bool = True) -> list[Item]:
-    """n items of each part. understanding: whether to ask questions, too."""
+def items(seed: int, n: int, parts: Sequence[str] = PARTS) -> list[Item]:
+    """n items of each of these parts, the same whatever other parts are asked. Raises BadInput for no such part."""
     check_whole("seed", seed, 0, 2**32 - 1)
     check_whole("number of items", n, 1, MOST_ITEMS)
-    parts = PARTS if understanding else PARTS[:-1]
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise BadInput(f"there is no part {unknown[0]}", "parts of the benchmark", f"give some of {', '.join(PARTS)}")
     return [draw(seed, part, number) for part in parts for number in range(n)]
 
 

@@ -36,11 +36,13 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]  # diffus
         *,
         references: Sequence[Tensor] = (),
         skip_layers: Sequence[int] = (),
+        taps: dict[int, Tensor] | None = None,
     ) -> Tensor:
         """Velocity of the noisy latents.
 
         hidden_states: B×C×H×W. encoder_hidden_states: B×L×D. pooled_projections: B×P. timestep: B, σ·1000.
-        references: latents B×C×h×w each, each of its own size. skip_layers: blocks left out. Returns B×C×H×W.
+        references: latents B×C×h×w each, each of its own size. skip_layers: blocks left out. taps: is filled
+        with each block's image tokens, B×N×D, those of references first. Returns B×C×H×W.
         """
         height, width = (side // self.config.patch_size for side in hidden_states.shape[-2:])
         images = [self.pos_embed(latent).contiguous() for latent in (*references, hidden_states)]
@@ -55,6 +57,8 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]  # diffus
                 text, image = self._gradient_checkpointing_func(block, image, text, modulation)
             else:
                 text, image = block(image, text, modulation)
+            if taps is not None:
+                taps[index] = image
 
         target = self.proj_out(self.norm_out(image[:, -height * width :], modulation))
         patch = self.config.patch_size

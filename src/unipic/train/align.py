@@ -78,7 +78,7 @@ class AlignStage(MetaQueryStage):
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"conditioner": self.conditioner}
+        return {"conditioner": self.conditioner, **self.teachers}
 
     def export(self, folder: Path, weights: Tensors) -> None:
         dtype = DTYPES[self.config.save_dtype]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class DataConfig(Strict):
 class Pictures(Micro):
     """Samples with pictures. pixels: B×3×H×W, and of each reference, in grey levels 0 to 255.
 
-    lasting: which of them come again (see `Example`).
+    lasting: which of them come again; scenes: what their pictures show (see `Example`).
     """
 
     task: Task
@@ -106,6 +106,7 @@ class Pictures(Micro):
     pixels: Tensor
     references: tuple[Tensor, ...]
     lasting: tuple[bool, ...]
+    scenes: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def size(self) -> Size:
@@ -166,6 +167,7 @@ def pictures_of(examples: Sequence[Example], numbers: tuple[int, ...] = ()) -> P
         pixels=stacked([e.picture for e in examples]),
         references=tuple(stacked(column) for column in zip(*(e.references for e in examples), strict=True)),
         lasting=tuple(e.lasting for e in examples),
+        scenes=tuple(e.scenes for e in examples),
     )
 
 

@@ -1,8 +1,12 @@
-"""What each visual token should know: a second loss for a language model's eye that starts from nothing.
+"""What each token of a picture should know: a second loss for models that start from nothing.
 
-A published vision tower has seen the world before it is asked anything; from answers alone a small one learns colours
-and little else. So a linear head, thrown away afterwards, tells from every visual token what lies in its cell of the
-picture: the ground, the object that covers most of it, and where that object is.
+A linear head, thrown away afterwards, tells from every token what lies in its cell of the picture: the ground, the
+object that covers most of it, and where that object is.
+
+Of a language model's eye: a published vision tower has seen the world before it is asked anything; from answers alone
+a small one learns colours and little else. Of the DiT, midway: from squared errors a small one learns last what an
+instruction is about, which of a reference's things and what becomes of it. That is a choice among few, and
+cross-entropy teaches choices (as in REPA, Yu et al., 2024, whose teacher is a pretrained encoder).
 """
 
 from __future__ import annotations
@@ -48,6 +52,21 @@ def cell_loss(told: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         losses += [cross_entropy(logits[i][there], labels[there, i]) for i in range(len(OF_ALL), len(LABELS))]
         losses.append(10 * (place[there] - places[there]).abs().mean())
     return torch.stack(losses).sum()
+
+
+def scene_losses(told: Tensor, scenes: Sequence[Sequence[Scene]], rows: int, columns: int) -> Tensor:
+    """`cell_loss` of each sample; B. 0 for one whose scenes are not known.
+
+    told: B×n×N×…, of n noises and all of a sample's image tokens. scenes: of the pictures these belong to, in the
+    tokens' order; each is rows×columns tokens.
+    """
+    losses = [told.new_zeros((), dtype=torch.float32)] * len(told)
+    for i, own in enumerate(scenes):
+        if own:
+            pairs = [cell_targets(scene, rows, columns) for scene in own]
+            labels, places = (torch.cat(column).repeat(told.shape[1], 1) for column in zip(*pairs, strict=True))
+            losses[i] = cell_loss(told[i].flatten(0, 1), labels.to(told.device), places.to(told.device))
+    return torch.stack(losses)
 
 
 def cell_targets(scene: Scene, rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipic import flow
 from unipic.data.source import Example
@@ -25,7 +26,8 @@ from unipic.models.spec import ModelSpec
 from unipic.models.vae import VAE, load_vae
 from unipic.train.batches import Batches, DataConfig, Pictures, Share, cache_of, pictures_of, scope_of
 from unipic.train.cache import Made
-from unipic.train.flow_loss import TimesConfig, flow_losses, times
+from unipic.train.cells import CellHead, scene_losses
+from unipic.train.flow_loss import TimesConfig, change_weights, flow_losses, times
 from unipic.train.log import Shown
 from unipic.train.loop import RunConfig
 from unipic.train.lora import LoraConfig, add_lora, save_lora
@@ -40,13 +42,17 @@ LOOKED_AT = 64  # batches of each phase and task, before training begins
 
 class DitConfig(RunConfig):
     """noises: how often a sample is noised in an update, at levels of their own, while what encodes it runs once.
-    drop_text: share of samples whose text becomes empty. save_dtype: of the trained weights on disk.
+    drop_text: share of samples whose text becomes empty. weigh_changes: whether the few places that an edit changes
+    count for more (see `flow_loss.change_weights`). cells: weight of a second loss, on what each image token knows
+    on its way (see `train.cells`); for scenes of the embedded world. save_dtype: of the trained weights on disk.
     """
 
     data: DataConfig = DataConfig()
     times: TimesConfig = TimesConfig()
     noises: Annotated[int, Field(ge=1)] = 1
     drop_text: Share = 0.1
+    weigh_changes: bool = False
+    cells: Annotated[float, Field(ge=0)] = 0.0
     show: ShowConfig = ShowConfig()
     save_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -113,9 +119,35 @@ class DitStage(ABC):
         dropped = (draws.uniform() < self.config.drop_text).tolist()
         texts = ["" if drop else text for drop, text in zip(dropped, micro.texts, strict=True)]
         condition = Condition.cat([self.encode(texts, micro)] * count)
-        references = [torch.cat([latents] * count) for latents in self.references(micro)]
-        losses = flow_losses(velocity_of(self.transformer, condition, references), torch.cat([x0] * count), t, noise)
-        return losses.view(count, -1).mean(0)
+        seen = self.references(micro)
+        references = [torch.cat([latents] * count) for latents in seen]
+        taps: dict[int, Tensor] = {}
+        velocity = velocity_of(self.transformer, condition, references, taps if self.config.cells else None)
+        weights = None
+        if self.config.weigh_changes and micro.task == "edit":
+            source = (seen or self.latents.of_references(micro))[0]
+            weights = change_weights(x0, source).repeat(count, 1, 1, 1)
+        losses = flow_losses(velocity, torch.cat([x0] * count), t, noise, weights).view(count, -1).mean(0)
+        if not self.config.cells:
+            return losses
+        rows, columns = (side // self.transformer.config.patch_size for side in x0.shape[-2:])
+        shown = [own[-len(seen) - 1 :] for own in micro.scenes]  # references that the DiT does not see have no tokens
+        told: Tensor = self.teachers["cells"](taps[self.tapped]).unflatten(0, (count, -1)).transpose(0, 1)
+        return losses + float(self.config.cells) * scene_losses(told, shown, rows, columns)
+
+    @property
+    def tapped(self) -> int:
+        """The block at two thirds of the way: what is to be drawn must be known there, and can still be drawn."""
+        return max(0, len(self.transformer.transformer_blocks) * 2 // 3 - 1)
+
+    @cached_property
+    def teachers(self) -> Mapping[str, nn.Module]:
+        """Trained beside the model, and thrown away."""
+        if not self.config.cells:
+            return {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            return {"cells": CellHead(self.transformer.inner_dim).to(self.vae.module.device)}
 
     def show(self) -> list[Shown]:
         config = self.config
@@ -152,12 +184,16 @@ def trained_transformer(
 
 
 def velocity_of(
-    transformer: KontextTransformer, condition: Condition, references: Sequence[Tensor] = ()
+    transformer: KontextTransformer,
+    condition: Condition,
+    references: Sequence[Tensor] = (),
+    taps: dict[int, Tensor] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x: B×C×H×W, t: B) → velocity, without guidance."""
+    """(x: B×C×H×W, t: B) → velocity, without guidance. taps: see `KontextTransformer`."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v: Tensor = transformer(x, condition.tokens, condition.pooled, t * flow.TRAIN_TIMESTEPS, references=references)
+        at, text = t * flow.TRAIN_TIMESTEPS, condition
+        v: Tensor = transformer(x, text.tokens, text.pooled, at, references=references, taps=taps)
         return v
 
     return velocity

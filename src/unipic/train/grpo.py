@@ -49,7 +49,8 @@ class GrpoConfig(DitConfig):
     """model: a Kontext or MetaQuery folder. batch: pictures of a rollout, in groups of `group`; they are learnt from in
     `updates` updates (paper: 256, 16; the reference implementation's two).
 
-    rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process.
+    rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process;
+    None: in float32, where the ratio of a fresh rollout stays within 1e-5 of 1.
     advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
     the ratio; log-probabilities are averaged over dimensions, so it is close to 1. guard: see `policy.normalised`.
     beta: weight of the KL to the model without adapters. kl: the reference implementation's form, to which the paper's
@@ -66,7 +67,7 @@ class GrpoConfig(DitConfig):
     group: Annotated[int, Field(ge=4)] = 16
     updates: Annotated[int, Field(ge=1)] = 2
     rollout_batch: Annotated[int, Field(ge=1)] | None = None
-    merge: bool = False
+    merge: bool | None = None
     sampler: SamplerConfig = SamplerConfig()
     advantage: Deviation = "group"
     advantage_limit: Annotated[float, Field(gt=0)] = 5.0
@@ -85,6 +86,8 @@ class GrpoConfig(DitConfig):
             raise ValueError(f"a batch of {self.batch} is not a number of groups of {self.group}")
         if self.batch % self.updates:
             raise ValueError(f"a batch of {self.batch} is not shared equally by {self.updates} updates")
+        if self.cells or self.weigh_changes:
+            raise ValueError("cells and weigh_changes are of learning from pictures that are given, not from rewards")
         if self.sampler.trained > self.sampler.steps:
             raise ValueError(f"{self.sampler.trained} steps cannot be learnt from where there are {self.sampler.steps}")
         if self.sampler.kind == "cps" and self.sampler.trained == self.sampler.steps and self.stage == "grpo":
@@ -137,7 +140,9 @@ class GrpoStage:
 
     def place(self, processes: Processes) -> None:
         self.base.place(processes)
-        self.device, self.alone = processes.device, processes.count == 1
+        self.device = processes.device
+        exact = processes.dtype == torch.float32
+        self.merges = processes.count == 1 and (exact if self.config.merge is None else self.config.merge)
         self.autocast = processes.autocast  # rollouts compute as updates do, or a fresh ratio is not 1
         self.sampler = Sampler(self.config.sampler, ModelSpec(self.base.dit_folder).shift, self.device)
 
@@ -164,7 +169,7 @@ class GrpoStage:
         (groups,) = micros
         self.notes.clear()
         given = self._given(groups)
-        with merged(self.transformer) if self.config.merge and self.alone else nullcontext():
+        with merged(self.transformer) if self.merges else nullcontext():
             trajectory, pending = self._sampled(groups, given, self.noisy(step))
         with processes.together():
             scored = [(future.result(), held.result()) for future, held in pending]

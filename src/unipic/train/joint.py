@@ -94,7 +94,7 @@ class JointStage(MetaQueryStage):
     def trained(self) -> Mapping[str, nn.Module]:
         modules: dict[str, nn.Module] = {"conditioner": self.conditioner, "transformer": self.transformer}
         chosen = {"conditioner": self.config.tune.connector, "transformer": self.config.tune.dit}
-        return {name: module for name, module in modules.items() if chosen[name]}
+        return {name: module for name, module in modules.items() if chosen[name]} | dict(self.teachers)
 
     def export(self, folder: Path, weights: Tensors) -> None:
         dtype, components = DTYPES[self.config.save_dtype], components_of(self.folder)

@@ -62,7 +62,7 @@ class KontextStage(DitStage):
 
     @property
     def trained(self) -> Mapping[str, nn.Module]:
-        return {"transformer": self.transformer}
+        return {"transformer": self.transformer, **self.teachers}
 
     def encode(self, texts: Sequence[str], micro: Pictures) -> Condition:
         """Of samples that come again, each text is encoded once."""

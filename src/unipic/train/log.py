@@ -54,9 +54,10 @@ class RunLog:
         self.run, self.config, self.first, self.tell = run, config, first, tell
         self.path = run / "log.jsonl"
         if first:
-            truncate_after(self.path, start)
+            last = start or -1  # what was said before the first step is said again
+            truncate_after(self.path, last)
             for path in (run / "samples").glob(GRIDS):
-                if int(path.stem.removeprefix("step_")) > start:  # of steps that are done again, or of another recipe
+                if int(path.stem.removeprefix("step_")) > last:  # of steps that are done again, or of another recipe
                     path.unlink()
             if not start:
                 (run / "wandb_id.txt").unlink(missing_ok=True)

@@ -180,6 +180,8 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
     share = processes.share(config.batch)
     batches = prepared(partial(stage.batch, share=share), range(step, config.steps), config.workers, lock)
     with log, _sigterm() as asked, closing(batches):
+        if step == 0 and config.sample_every and isinstance(stage, Online):
+            _show(stage, weights, log, step, processes)  # what reinforcement begins with
         while step < config.steps:
             with processes.together():
                 micros = next(batches)
@@ -194,10 +196,7 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
                     raise _no_way_on(record, checkpoints)
             last = step == config.steps
             if config.sample_every and (last or step % config.sample_every == 0):
-                with weights.averaged():
-                    shown = stage.show()
-                with processes.together():
-                    log.show(shown, step, stage.figures() if isinstance(stage, Examined) else None)
+                _show(stage, weights, log, step, processes)
             stop = processes.any(bool(asked))
             if stop or last or (config.checkpoint_every and step % config.checkpoint_every == 0):
                 save(checkpoints, step, bad, weights, processes)
@@ -210,6 +209,13 @@ def _train(stage: Stage, run: Path, checkpoints: Checkpoints, processes: Process
     with processes.together():
         if processes.first:
             stage.export(run / "model", best)
+
+
+def _show(stage: Stage, weights: Weights, log: RunLog, step: int, processes: Processes) -> None:
+    with weights.averaged():
+        shown = stage.show()
+    with processes.together():
+        log.show(shown, step, stage.figures() if isinstance(stage, Examined) else None)
 
 
 def advance(

@@ -1,8 +1,8 @@
 """Progressive Dual-Task Reinforcement (paper §3.4): Flow-GRPO on editing, then on text-to-image, in one model.
 
-A run's folder holds a folder for each part, which is a run of `grpo`, and for each evaluation before, between and after
-them; at the end `model/`, with all adapters merged, `lora/`, the adapters as one, and last `config.yaml`. The same
-command goes on.
+A run's folder holds a folder for each part, which is a run of `grpo` (or of `nft`), and for each evaluation before,
+between and after them; at the end `model/`, with all adapters merged, `lora/`, the adapters as one, and last
+`config.yaml`. The same command goes on.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from unipic.train.disk import refusals
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.loop import train
 from unipic.train.lora import LoraConfig, save_lora
+from unipic.train.nft import NftConfig, NftStage
 from unipic.train.processes import Processes
 from unipic.train.resuming import begun, finished
 
@@ -70,7 +71,7 @@ class PdtrConfig(Strict):
     """
 
     stage: Literal["pdtr"]
-    grpo: GrpoConfig
+    grpo: Annotated[GrpoConfig | NftConfig, Field(discriminator="stage")]
     parts: Annotated[tuple[PartConfig, ...], Field(min_length=1)]
     rounds: Annotated[int, Field(ge=1)] = 1
     evaluate: EvaluateConfig | None = None
@@ -132,7 +133,7 @@ def _taken_up(config: GrpoConfig, folder: Path, number: int) -> bool:
 
 def _train(config: GrpoConfig, folder: Path, processes: Processes) -> None:
     with processes.together():
-        stage = GrpoStage(config)
+        stage = NftStage(config) if isinstance(config, NftConfig) else GrpoStage(config)
     train(stage, folder, processes)
 
 

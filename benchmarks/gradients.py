@@ -1,0 +1,63 @@
+"""How much of a reinforcement's gradient is signal: the cosine between those of a rollout's two halves.
+
+    python benchmarks/gradients.py [RECIPE] [TASK] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr-grpo, generate, 2
+
+Halves hold every second member of every group: the same prompts, measured from the same means. No weights change.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from datetime import date
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from variants import VARIANTS  # beside this file
+
+from unipic.config import read_recipe, resolve
+from unipic.train.loop import Update
+from unipic.train.processes import Processes
+from unipic.train.randomness import Draws
+from unipic.train.stages import AnyConfig, stage_of
+
+
+def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
+    """Of the loss of an update, all adapters' in one row."""
+    parameters = [p for module in stage.trained.values() for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.grad = None
+    for micro in update.micros:
+        with processes.autocast():
+            losses = stage.losses(micro, Draws(stage.config.seed, micro.numbers, processes.device))
+        (losses.sum() / update.terms).backward()
+    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+
+def main(recipe: str = "tiny/pdtr-grpo", task: str = "generate", rollouts: str = "2", *sets: str) -> None:
+    raw, _ = read_recipe(recipe)
+    raw = raw.get("grpo", raw) | {"updates": 2}
+    processes = Processes("cpu" if not torch.cuda.is_available() else "cuda", "auto")
+    where = f"{platform.machine()}, {torch.get_num_threads()} threads, {date.today()}"
+    print(f"{recipe} {' '.join(sets)}, {task}, {rollouts} rollouts of {raw['batch']}; {where}")
+    for name, changes in VARIANTS.items():
+        stage: Any = stage_of(resolve(TypeAdapter(AnyConfig), raw, "signal", [*changes, *sets, f"data.tasks=[{task}]"]))
+        stage.place(processes)
+        cosines, diverse, spent = [], [], time.process_time()
+        for step in range(int(rollouts)):
+            updates = stage.rollout(stage.batch(step, range(stage.config.batch)), step, processes)
+            one, other = (gradient(stage, update, processes) for update in updates)
+            cosines.append(float(cosine_similarity(one, other, dim=0)))
+            diverse.append(stage.told(processes)["diversity"])
+        spent = (time.process_time() - spent) / len(cosines)
+        each = ", ".join(f"{c:.3f}" for c in cosines)
+        print(f"{name:14} {each}; diversity {statistics.fmean(diverse):.2f}; {spent:.0f} CPU s a rollout", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
