@@ -4,14 +4,16 @@
     python scripts/table4.py --page                                               the page alone, of what is finished
 
 Each row and seed is a run of `unipic train tiny/table4-ROW` in RUNS/ROW-SEED. `unipic world judge` is started for the
-rows with a judge, and ended after them. The page, RESULTS/table4.md, is written anew after every row; what is not
-finished is said to be missing. A run that ends otherwise than well ends this command with its exit code.
+rows with a judge, and ended after them. What rows begin with alike is run once for each seed. The page,
+RESULTS/table4.md, is written anew after every row; what is not finished is said to be missing. A run that ends
+otherwise than well ends this command with its exit code.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -52,6 +54,19 @@ def train(row: str, seed: int, run: Path, sets: Sequence[str]) -> None:
     if code:
         print(f"{run} ended with {code}; the same command goes on", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
+
+
+def take_over(runs: Path, row: str, seed: int) -> None:
+    """What a row has in common with finished ones: the evaluation before it, and a first part with the same rewards."""
+    run = runs / f"{row}-{seed}"
+    for other in finished(runs, list(ROWS), [seed]):
+        shared = ["eval-0", *(["1-edit"] if row.startswith(f"{other[0]}-") else [])]
+        for name in shared:
+            if not (run / name).exists():
+                taking = run / f".{name}"
+                shutil.rmtree(taking, ignore_errors=True)
+                shutil.copytree(runs / f"{other[0]}-{seed}" / name, taking)
+                taking.rename(run / name)
 
 
 @contextmanager
@@ -162,6 +177,7 @@ def main(given: argparse.Namespace) -> None:
         for row in given.rows:
             run = given.runs / f"{row}-{seed}"
             if not finished(given.runs, [row], [seed]):
+                take_over(given.runs, row, seed)
                 train(row, seed, run, given.sets)
                 write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
     write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())

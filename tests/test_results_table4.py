@@ -16,6 +16,9 @@ import pytest
 
 from tests.runs import SMALL_PDTR
 from tests.test_results import tables
+from unipic.train.pdtr import PdtrConfig, part_config
+from unipic.train.resuming import finished
+from unipic.train.stages import read
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import table4
@@ -73,6 +76,19 @@ def test_the_same_command_again_trains_nothing(folder: Path) -> None:
     assert command(folder, "--rows", "judge").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")} == times
     assert (folder / "results" / "table4.md").read_bytes() == page
+
+
+def test_what_rows_begin_with_alike_is_run_once(folder: Path, tmp_path: Path) -> None:
+    """The first part of judge + GenEval is the judge's: as finished there as here, whatever port the judge had."""
+    shutil.copytree(folder / "runs" / "judge-0", tmp_path / "judge-0")
+    for row, seed in (("judge-geneval", 0), ("geneval", 0), ("geneval", 1)):
+        table4.take_over(tmp_path, row, seed)
+    assert [path.name for path in (tmp_path / "geneval-0").iterdir()] == ["eval-0"]
+    assert not (tmp_path / "geneval-1").exists()
+    config = read("tiny/table4-judge-geneval", SMALL)
+    assert isinstance(config, PdtrConfig)
+    own = part_config(config, config.parts[0], config.grpo.model)
+    assert finished(tmp_path / "judge-geneval-0" / "1-edit", own, own.steps)
 
 
 def test_seeds_are_told_as_mean_and_range(folder: Path, tmp_path: Path) -> None:
