@@ -29,15 +29,20 @@ from unipic.models.checkpoint import read_component, write_manifest
 from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.models.weights import write_tensors
-from unipic.train.loop import train
-from unipic.train.stages import read, stage_of
+from unipic.train.lines import read_lines
+from unipic.train.stages import read, run_recipe
 
 RUNS = Path("runs/tiny")
 FOUNDATIONS = ("vae", "text", "mllm", "mllm-where", "mllm-slots", "kontext-t2i")
-KONTEXT = tuple(f"kontext{part}" for part in ("", "-dense", "-plain", "-sizes", "-binding", "-shapes", "-edits"))
-METAQUERY = ("align", "joint", "joint-edits")
+KONTEXT = tuple(
+    f"kontext{part}"
+    for part in ("", "-dense", "-plain", "-sizes", "-binding", "-shapes", "-edits", "-details", "-levels")
+)
+METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels")
+JUDGE = ("edit-scores", "edit-reward")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
+EDIT_REWARD = "tiny-edit-reward"
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
 SAMPLING = {"steps": 20, "guidance_scale": 2.0}
@@ -49,8 +54,8 @@ def main(stages: list[str], sets: list[str]) -> None:
         tiny.main([str(RUNS / "blank"), "--to-train"])
     for name in stages:
         start = time.time()
-        train(stage_of(read(f"tiny/{name}", sets)), RUNS / name)
-        lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
+        run_recipe(read(f"tiny/{name}", sets), RUNS / name)
+        lines = read_lines(RUNS / name / "log.jsonl")
         right = next((f"{line['right']:.3f} right" for line in reversed(lines) if "right" in line), "")
         print(f"{name:12} {right} ({time.time() - start:.0f} s)", flush=True)
 
@@ -58,9 +63,11 @@ def main(stages: list[str], sets: list[str]) -> None:
 def minutes() -> None:
     """Samples over the rate of the log's lines; of steps that were repeated after a stop, their last."""
     print("| recipe | updates × samples (× noises) | minutes |\n|---|---|---|")
-    for name in (*FOUNDATIONS, *KONTEXT, *METAQUERY):
+    for name in (*FOUNDATIONS, *KONTEXT, *METAQUERY, JUDGE[-1]):
+        if not (RUNS / name / "log.jsonl").exists():
+            continue
         config = yaml.safe_load((RUNS / name / "config.yaml").read_text())
-        lines = [json.loads(line) for line in (RUNS / name / "log.jsonl").read_text().splitlines()]
+        lines = read_lines(RUNS / name / "log.jsonl")
         rates = {line["step"]: line["samples_per_s"] for line in lines if "samples_per_s" in line}
         steps = sorted(rates)
         seconds = sum((b - a) * config["batch"] / rates[b] for a, b in pairwise([0, *steps]))
@@ -69,7 +76,8 @@ def minutes() -> None:
 
 
 def ship(assets: Path, reinforced: bool) -> None:
-    """The trained models in the embedded ones' place, in fp16; where writing them fails, nothing changes.
+    """The trained models in the embedded ones' place, in fp16; where writing them fails, nothing changes. An EditReward
+    that has not been trained here stays as it was.
 
     reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
     NAME-base: the tensors that differ.
@@ -81,20 +89,29 @@ def ship(assets: Path, reinforced: bool) -> None:
             base, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
             changed = reinforced and learnt.exists()
             model = find_model(str(learnt if changed else base))
-            components, language = components_of(model), find_mllm(model, None)
-            for component in components:
-                if LAYOUTS[component].weights:
-                    folder = language if component == "mllm" and language else model
-                    components[component] = Changed.over(folder, component, {}, torch.float16)
-            assemble(new / name, components, defaults_of(model))
+            assemble(new / name, in_half(model), defaults_of(model))
             if changed:
                 set_apart(new / name, find_model(str(base)), new / f"{name}-base")
+        names = [f"{model}{suffix}" for model in SHIPPED for suffix in ("", "-base")]
+        if (judge := RUNS / JUDGE[-1] / "model").exists():
+            assemble(new / EDIT_REWARD, in_half(find_model(str(judge))), {})
+            names.append(EDIT_REWARD)
         old.mkdir()
-        for name in (f"{model}{suffix}" for model in SHIPPED for suffix in ("", "-base")):
+        for name in names:
             for here, there in ((assets, old), (new, assets)):
                 if (here / name).exists():
                     (here / name).rename(there / name)
     print(f"{assets}: {sum(p.stat().st_size for p in assets.rglob('*') if p.is_file()) / 1e6:.1f} MB")
+
+
+def in_half(model: ModelFolder) -> dict[str, ModelFolder | Changed]:
+    """All that a model's folder holds, in fp16."""
+    components, language = components_of(model), find_mllm(model, None)
+    for component in components:
+        if LAYOUTS[component].weights:
+            folder = language if component == "mllm" and language else model
+            components[component] = Changed.over(folder, component, {}, torch.float16)
+    return components
 
 
 def set_apart(folder: Path, base: ModelFolder, target: Path) -> None:
@@ -124,7 +141,7 @@ def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", default=[*FOUNDATIONS, *KONTEXT, *METAQUERY])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", default=[*FOUNDATIONS, *KONTEXT, *METAQUERY, *JUDGE])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.resources
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock
@@ -17,8 +18,10 @@ from unipic.errors import BadInput, BadModel
 from unipic.models import tiny, weights
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.checkpoint import read_component
-from unipic.models.find import find_model
+from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
+from unipic.models.reward_model import new_head
+from unipic.rewards.configs import EditRewardConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import tiny as script
@@ -86,6 +89,29 @@ def test_only_what_was_learnt_is_stored_twice(assets: Path) -> None:
         assert set(weights.read_header(learnt)) == set(weights.read_header(before)) == LEARNT
         expected += before.stat().st_size
     assert expected < weight_bytes(assets) < expected + 1024  # the header of one more file each
+
+
+def test_a_judge_of_edits_is_shipped_and_stays_until_there_is_another(
+    assets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(runs, tmp_path / "runs"))
+    language = find_mllm(find_model(str(own / script.SHIPPED["tiny"] / "model")), None)
+    assert language is not None
+    head = new_head(language.config("mllm", at="")["text_config"]["hidden_size"], 0)
+    parts = {"mllm": language, "reward_head": Changed(head.config, head.state_dict())}
+    assemble(own / "edit-reward" / "model", parts, {})
+    monkeypatch.setattr(script, "RUNS", own)
+    script.ship(assets, reinforced=False)
+    shipped = find_model(script.EDIT_REWARD)
+    assert torch.equal(
+        read_component(shipped, "reward_head", None)["scores.weight"], head.scores.weight.detach().half()
+    )
+    before = content(assets / script.EDIT_REWARD)
+    monkeypatch.setattr(script, "RUNS", runs)
+    script.ship(assets, reinforced=True)
+    assert content(assets / script.EDIT_REWARD) == before
+    reward = EditRewardConfig(kind="edit_reward", device="cpu").open()
+    assert reward.score([]) == []
 
 
 def test_manifests_name_every_file_as_it_is(assets: Path) -> None:
