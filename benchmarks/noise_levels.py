@@ -55,23 +55,24 @@ def restored(parts: Parts, items: list[Item], requests: list[Request]) -> dict[f
     encoded, first = encode(parts, requests), requests[0]
     with parts.vae.use() as vae:
         right = torch.cat([vae.encode(render(item.spec.target)) for item in items])
-    sigmas = flow.sigmas(first.steps, parts.spec.shift)
+    noise = torch.cat([initial_latent(parts, request) for request in requests])
+    right, sigmas = right.to(noise), flow.sigmas(first.steps, parts.spec.shift)
     with parts.transformer.use() as transformer:
         velocity = guided(
             transformer,
             Condition.cat([e.condition for e in encoded]),
             Condition.cat([e.negative for e in encoded if e.negative]) if first.guided else None,
-            [torch.cat(latents) for latents in zip(*(e.references for e in encoded), strict=True)],
+            [torch.cat(latents).to(noise) for latents in zip(*(e.references for e in encoded), strict=True)],
             scale=first.guidance_scale,
         )
-        noise = torch.cat([initial_latent(parts, request) for request in requests])
         return {level: sample(velocity, *begun(right, noise, sigmas, level)) if level else right for level in LEVELS}
 
 
 def begun(right: Tensor, noise: Tensor, sigmas: Tensor, level: float) -> tuple[Tensor, Tensor]:
     """The right result at a level, and the steps that are left: those below it."""
     start = torch.tensor([level], dtype=sigmas.dtype)
-    return flow.interpolate(right, noise, start.expand(len(right))), torch.cat([start, sigmas[sigmas < level - 1e-3]])
+    x = flow.interpolate(right, noise, start.expand(len(right)).to(right))
+    return x, torch.cat([start, sigmas[sigmas < level - 1e-3]])
 
 
 if __name__ == "__main__":

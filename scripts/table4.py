@@ -12,6 +12,7 @@ otherwise than well ends this command with its exit code.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import signal
@@ -28,6 +29,11 @@ from pdtr_runs import Evaluation, Run, cell, opened, same_start, table
 from unipic.errors import BadInput, UnipicError
 from unipic.evals.score import Estimate
 from unipic.files import write_whole
+from unipic.models.find import find_model
+from unipic.train import resuming
+from unipic.train.grpo import GrpoConfig
+from unipic.train.pdtr import START, PdtrConfig, part_config
+from unipic.train.stages import read
 
 ROWS = {
     "judge": "judge",
@@ -56,17 +62,38 @@ def train(row: str, seed: int, run: Path, sets: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def take_over(runs: Path, row: str, seed: int) -> None:
-    """What a row has in common with finished ones: the evaluation before it, and a first part with the same rewards."""
-    run = runs / f"{row}-{seed}"
-    for other in finished(runs, list(ROWS), [seed]):
-        shared = ["eval-0", *(["1-edit"] if row.startswith(f"{other[0]}-") else [])]
-        for name in shared:
+def take_over(runs: Path, row: str, seed: int, sets: Sequence[str]) -> None:
+    """What other rows that are finished have begun with, too: the evaluation before, a part, and the evaluation after.
+
+    Nothing is taken from a row with another start, other settings, or another first part.
+    """
+    config: PdtrConfig = read(f"tiny/table4-{row}", [f"grpo.seed={seed}", *sets])
+    own, run = part_config(config, config.parts[0], config.grpo.model), runs / f"{row}-{seed}"
+    weights = find_model(config.grpo.model).weights_hash()
+    for other in finished(runs, list(ROWS), [seed]).values():
+        theirs, first = PdtrConfig.model_validate_json(json.dumps(other.config)), other.parts[0].folder
+        if (first / START).read_text() != weights or _start(theirs) != _start(config):
+            continue
+        alike = first.name == f"1-{'-'.join(config.parts[0].tasks)}" and _finished(first, own)
+        for name in ["eval-0", *([first.name, "eval-1"] if alike else [])]:
             if not (run / name).exists():
                 taking = run / f".{name}"
                 shutil.rmtree(taking, ignore_errors=True)
-                shutil.copytree(runs / f"{other[0]}-{seed}" / name, taking)
+                shutil.copytree(other.folder / name, taking)
                 taking.rename(run / name)
+
+
+def _start(config: PdtrConfig) -> tuple[object, ...]:
+    """What the evaluation before all parts depends on, but for the weights."""
+    common = config.grpo
+    return config.evaluate, common.model, common.mllm, common.device, common.dtype
+
+
+def _finished(part: Path, config: GrpoConfig) -> bool:
+    try:
+        return resuming.finished(part, config, config.steps)
+    except BadInput:  # it was begun with another recipe
+        return False
 
 
 @contextmanager
@@ -177,7 +204,7 @@ def main(given: argparse.Namespace) -> None:
         for row in given.rows:
             run = given.runs / f"{row}-{seed}"
             if not finished(given.runs, [row], [seed]):
-                take_over(given.runs, row, seed)
+                take_over(given.runs, row, seed, given.sets)
                 train(row, seed, run, given.sets)
                 write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
     write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())

@@ -39,7 +39,7 @@ KONTEXT = tuple(
     for part in ("", "-dense", "-plain", "-sizes", "-binding", "-shapes", "-edits", "-details", "-levels")
 )
 METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels")
-JUDGE = ("edit-scores", "edit-reward")
+REWARD = ("edit-scores", "edit-reward")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 EDIT_REWARD = "tiny-edit-reward"
@@ -52,9 +52,9 @@ ANSWERS = {"max_new_tokens": 192}
 def main(stages: list[str], sets: list[str]) -> None:
     if not (RUNS / "blank").exists():
         tiny.main([str(RUNS / "blank"), "--to-train"])
-    for name in stages:
+    for name, config in [(name, read(f"tiny/{name}", sets)) for name in stages]:  # all are read before one begins
         start = time.time()
-        run_recipe(read(f"tiny/{name}", sets), RUNS / name)
+        run_recipe(config, RUNS / name)
         lines = read_lines(RUNS / name / "log.jsonl")
         right = next((f"{line['right']:.3f} right" for line in reversed(lines) if "right" in line), "")
         print(f"{name:12} {right} ({time.time() - start:.0f} s)", flush=True)
@@ -63,7 +63,7 @@ def main(stages: list[str], sets: list[str]) -> None:
 def minutes() -> None:
     """Samples over the rate of the log's lines; of steps that were repeated after a stop, their last."""
     print("| recipe | updates × samples (× noises) | minutes |\n|---|---|---|")
-    for name in (*FOUNDATIONS, *KONTEXT, *METAQUERY, JUDGE[-1]):
+    for name in (*FOUNDATIONS, *KONTEXT, *METAQUERY, REWARD[-1]):
         if not (RUNS / name / "log.jsonl").exists():
             continue
         config = yaml.safe_load((RUNS / name / "config.yaml").read_text())
@@ -76,8 +76,8 @@ def minutes() -> None:
 
 
 def ship(assets: Path, reinforced: bool) -> None:
-    """The trained models in the embedded ones' place, in fp16; where writing them fails, nothing changes. An EditReward
-    that has not been trained here stays as it was.
+    """The trained models in the embedded ones' place, in fp16; where writing them fails, nothing changes. What has
+    not been trained here stays as it was.
 
     reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
     NAME-base: the tensors that differ.
@@ -86,15 +86,16 @@ def ship(assets: Path, reinforced: bool) -> None:
     with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f".{assets.name}.") as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
         for name, stage in SHIPPED.items():
-            base, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
+            trained, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
+            base = find_model(str(trained) if trained.exists() else f"{name}-base")
             changed = reinforced and learnt.exists()
-            model = find_model(str(learnt if changed else base))
+            model = find_model(str(learnt)) if changed else base
             assemble(new / name, in_half(model), defaults_of(model))
             if changed:
-                set_apart(new / name, find_model(str(base)), new / f"{name}-base")
-        names = [f"{model}{suffix}" for model in SHIPPED for suffix in ("", "-base")]
-        if (judge := RUNS / JUDGE[-1] / "model").exists():
-            assemble(new / EDIT_REWARD, in_half(find_model(str(judge))), {})
+                set_apart(new / name, base, new / f"{name}-base")
+        names = [f"{name}{suffix}" for name in SHIPPED for suffix in ("", "-base")]
+        if (reward := RUNS / REWARD[-1] / "model").exists():
+            assemble(new / EDIT_REWARD, in_half(find_model(str(reward))), {})
             names.append(EDIT_REWARD)
         old.mkdir()
         for name in names:
@@ -141,7 +142,7 @@ def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", default=[*FOUNDATIONS, *KONTEXT, *METAQUERY, *JUDGE])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", default=[*FOUNDATIONS, *KONTEXT, *METAQUERY, *REWARD])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 

@@ -82,13 +82,24 @@ def test_what_rows_begin_with_alike_is_run_once(folder: Path, tmp_path: Path) ->
     """The first part of judge + GenEval is the judge's: as finished there as here, whatever port the judge had."""
     shutil.copytree(folder / "runs" / "judge-0", tmp_path / "judge-0")
     for row, seed in (("judge-geneval", 0), ("geneval", 0), ("geneval", 1)):
-        table4.take_over(tmp_path, row, seed)
+        table4.take_over(tmp_path, row, seed, SMALL)
     assert [path.name for path in (tmp_path / "geneval-0").iterdir()] == ["eval-0"]
+    assert {path.name for path in (tmp_path / "judge-geneval-0").iterdir()} == {"eval-0", "1-edit", "eval-1"}
     assert not (tmp_path / "geneval-1").exists()
     config = read("tiny/table4-judge-geneval", SMALL)
     assert isinstance(config, PdtrConfig)
     own = part_config(config, config.parts[0], config.grpo.model)
     assert finished(tmp_path / "judge-geneval-0" / "1-edit", own, own.steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"), [("evaluate.n=3", set()), ("grpo.seed=7", {"eval-0"}), ("grpo.model=tiny", set())]
+)
+def test_what_begins_otherwise_is_not_taken(folder: Path, tmp_path: Path, change: str, taken: set[str]) -> None:
+    shutil.copytree(folder / "runs" / "judge-0", tmp_path / "judge-0")
+    table4.take_over(tmp_path, "judge-geneval", 0, [*SMALL, change])
+    run = tmp_path / "judge-geneval-0"
+    assert {path.name for path in run.iterdir()} == taken if taken else not run.exists()
 
 
 def test_seeds_are_told_as_mean_and_range(folder: Path, tmp_path: Path) -> None:
@@ -106,7 +117,7 @@ def test_seeds_are_told_as_mean_and_range(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_that_fails_ends_the_command_with_its_code_and_three_lines(folder: Path) -> None:
-    """EditReward has not been trained; the rows that were finished stay."""
+    """There is no such EditReward; the rows that were finished stay."""
     page = (folder / "results" / "table4.md").read_bytes()
     more = ["--set", f"parts.0.rewards.edit.model={folder / 'nowhere'}"]
     ended = command(folder, "--rows", "edit-reward", *more)

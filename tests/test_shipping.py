@@ -91,7 +91,7 @@ def test_only_what_was_learnt_is_stored_twice(assets: Path) -> None:
     assert expected < weight_bytes(assets) < expected + 1024  # the header of one more file each
 
 
-def test_a_judge_of_edits_is_shipped_and_stays_until_there_is_another(
+def test_an_edit_reward_is_shipped_and_stays_where_none_is_trained(
     assets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Path(shutil.copytree(runs, tmp_path / "runs"))
@@ -110,7 +110,7 @@ def test_a_judge_of_edits_is_shipped_and_stays_until_there_is_another(
     monkeypatch.setattr(script, "RUNS", runs)
     script.ship(assets, reinforced=True)
     assert content(assets / script.EDIT_REWARD) == before
-    reward = EditRewardConfig(kind="edit_reward", device="cpu").open()
+    reward = EditRewardConfig(kind="edit_reward", model=script.EDIT_REWARD, device="cpu").open()
     assert reward.score([]) == []
 
 

@@ -14,7 +14,7 @@ from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, REWARD, ModelFolde
 
 DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
 EMBEDDED = ("tiny", "tiny-kontext", "tiny-base", "tiny-kontext-base", "tiny-edit-reward")
-"""As they are, and what they were before they were reinforced: the same where they were not. And the judge of edits."""
+"""As they are, and what they were before they were reinforced: the same where they were not. And EditReward."""
 _HUB_NAME = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 

@@ -43,11 +43,14 @@ class BrightnessRewardConfig(Strict):
 
 
 class EditRewardConfig(Strict):
-    """A trained model that judges edits (see `EditReward`). output: which of its scores."""
+    """A trained model that judges edits (see `EditReward`). model: tiny-edit-reward, a folder, or a hub name.
+
+    output: which of its scores.
+    """
 
     kind: Literal["edit_reward"]
     weight: float = 1.0
-    model: str = "tiny-edit-reward"
+    model: str
     output: Literal["instruction_following", "quality", "overall"] = "overall"
     batch: Annotated[int, Field(ge=1)] = 16
     device: str = "auto"
