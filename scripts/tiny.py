@@ -42,7 +42,6 @@ METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels")
 REWARD = ("edit-scores", "edit-reward")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
-EDIT_REWARD = "tiny-edit-reward"
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
 SAMPLING = {"steps": 20, "guidance_scale": 2.0}
@@ -94,9 +93,6 @@ def ship(assets: Path, reinforced: bool) -> None:
             if changed:
                 set_apart(new / name, base, new / f"{name}-base")
         names = [f"{name}{suffix}" for name in SHIPPED for suffix in ("", "-base")]
-        if (reward := RUNS / REWARD[-1] / "model").exists():
-            assemble(new / EDIT_REWARD, in_half(find_model(str(reward))), {})
-            names.append(EDIT_REWARD)
         old.mkdir()
         for name in names:
             for here, there in ((assets, old), (new, assets)):

@@ -18,10 +18,8 @@ from unipic.errors import BadInput, BadModel
 from unipic.models import tiny, weights
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.checkpoint import read_component
-from unipic.models.find import find_mllm, find_model
+from unipic.models.find import find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
-from unipic.models.reward_model import new_head
-from unipic.rewards.configs import EditRewardConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import tiny as script
@@ -91,27 +89,19 @@ def test_only_what_was_learnt_is_stored_twice(assets: Path) -> None:
     assert expected < weight_bytes(assets) < expected + 1024  # the header of one more file each
 
 
-def test_an_edit_reward_is_shipped_and_stays_where_none_is_trained(
+def test_what_was_not_trained_stays_as_it_was(
     assets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Path(shutil.copytree(runs, tmp_path / "runs"))
-    language = find_mllm(find_model(str(own / script.SHIPPED["tiny"] / "model")), None)
-    assert language is not None
-    head = new_head(language.config("mllm", at="")["text_config"]["hidden_size"], 0)
-    parts = {"mllm": language, "reward_head": Changed(head.config, head.state_dict())}
-    assemble(own / "edit-reward" / "model", parts, {})
-    monkeypatch.setattr(script, "RUNS", own)
     script.ship(assets, reinforced=False)
-    shipped = find_model(script.EDIT_REWARD)
-    assert torch.equal(
-        read_component(shipped, "reward_head", None)["scores.weight"], head.scores.weight.detach().half()
-    )
-    before = content(assets / script.EDIT_REWARD)
-    monkeypatch.setattr(script, "RUNS", runs)
+    before = content(assets)
+    own = tmp_path / "runs" / script.REINFORCED["tiny-kontext"]
+    shutil.copytree(runs / script.REINFORCED["tiny-kontext"], own)
+    monkeypatch.setattr(script, "RUNS", own.parent)
     script.ship(assets, reinforced=True)
-    assert content(assets / script.EDIT_REWARD) == before
-    reward = EditRewardConfig(kind="edit_reward", model=script.EDIT_REWARD, device="cpu").open()
-    assert reward.score([]) == []
+    assert {name: content(assets)[name] for name in before if name.split("/")[0] == "tiny"} == {
+        name: bytes for name, bytes in before.items() if name.split("/")[0] == "tiny"
+    }
+    assert (assets / "tiny-kontext-base" / "manifest.json").exists()
 
 
 def test_manifests_name_every_file_as_it_is(assets: Path) -> None:

@@ -43,7 +43,7 @@ class BrightnessRewardConfig(Strict):
 
 
 class EditRewardConfig(Strict):
-    """A trained model that judges edits (see `EditReward`). model: tiny-edit-reward, a folder, or a hub name.
+    """A trained model that judges edits (see `EditReward`). model: a folder, or a hub name.
 
     output: which of its scores.
     """

@@ -16,7 +16,7 @@ from unipic.rewards.reward import Sample
 class EditReward:
     """One of a reward model's outputs as a share of its best, 0 to 1. Samples of one source and instruction share it.
 
-    model: tiny-edit-reward, a folder, or a hub name. output: one of `OUTPUTS`. batch: of results in a forward.
+    model: a folder, or a hub name. output: one of `OUTPUTS`. batch: of results in a forward.
     """
 
     def __init__(
