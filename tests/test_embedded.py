@@ -42,17 +42,6 @@ def test_the_autoencoder_copies_scenes() -> None:
     assert sum(verdict is not None and verdict.right for verdict in right) >= 0.75 * COUNT
 
 
-@torch.no_grad()
-def test_its_language_model_tells_columns_apart() -> None:
-    """Of a head's dimensions some turn by a tenth of a radian and more from one column of a picture to the next."""
-    with UniPic.from_pretrained("tiny").parts.mllm.use() as mllm:
-        rotary = mllm.model.model.language_model.rotary_emb
-    columns = torch.tensor([[0, 0], [0, 0], [0, 1]])[:, None]  # time, height, width of two tokens
-    cos, sin = rotary(torch.zeros(1), columns)
-    turned = torch.arccos((cos[0, 0] * cos[0, 1] + sin[0, 0] * sin[0, 1]).clamp(-1, 1))
-    assert turned.max() > 0.1
-
-
 def test_it_understands_scenes() -> None:
     """Questions of nine kinds, of which guessing answers less than a fifth."""
     system = UniPic.from_pretrained("tiny")
