@@ -21,9 +21,9 @@ from unipic.evals.generate import batches, requests_of
 from unipic.evals.items import Item
 from unipic.evals.run import settings_of
 from unipic.parts import Parts
-from unipic.pipeline import encode, initial_latent
-from unipic.sampling import guided, sample
-from unipic.types import Condition, Request
+from unipic.pipeline import asked, encode, initial_latent
+from unipic.sampling import sample
+from unipic.types import Request
 from unipic.world import edits
 from unipic.world.render import render
 
@@ -52,19 +52,13 @@ def main(model: str, n: int) -> None:
 @torch.no_grad()
 def restored(parts: Parts, items: list[Item], requests: list[Request]) -> dict[float, Tensor]:
     """By level, what becomes of the right results' latents: B×C×h×w."""
-    encoded, first = encode(parts, requests), requests[0]
+    work = list(zip(requests, encode(parts, requests), strict=True))
     with parts.vae.use() as vae:
         right = torch.cat([vae.encode(render(item.spec.target)) for item in items])
     noise = torch.cat([initial_latent(parts, request) for request in requests])
-    right, sigmas = right.to(noise), flow.sigmas(first.steps, parts.spec.shift)
+    right, sigmas = right.to(noise), flow.sigmas(requests[0].steps, parts.spec.shift)
     with parts.transformer.use() as transformer:
-        velocity = guided(
-            transformer,
-            Condition.cat([e.condition for e in encoded]),
-            Condition.cat([e.negative for e in encoded if e.negative]) if first.guided else None,
-            [torch.cat(latents).to(noise) for latents in zip(*(e.references for e in encoded), strict=True)],
-            scale=first.guidance_scale,
-        )
+        velocity = asked(parts, transformer, work, sigmas)
         return {level: sample(velocity, *begun(right, noise, sigmas, level)) if level else right for level in LEVELS}
 
 

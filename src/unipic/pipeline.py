@@ -21,7 +21,7 @@ from unipic import flow
 from unipic.models.kontext import KontextTransformer
 from unipic.parts import Parts
 from unipic.pictures import SETTINGS_KEY
-from unipic.sampling import SkipLayers, Step, guided, sample
+from unipic.sampling import SkipLayers, Step, Velocity, guided, sample
 from unipic.settings import describe_making
 from unipic.types import Condition, Request, SkipLayerGuidance
 
@@ -107,9 +107,17 @@ def _sample(
     report: Callable[[Step], None] | None,
 ) -> Sequence[Tensor]:
     """Latents of requests of one shape and schedule, as one batch."""
+    sigmas = flow.sigmas(work[0][0].steps, parts.spec.shift)
+    noise = torch.cat([initial_latent(parts, request) for request, _ in work])
+    return torch.split(sample(asked(parts, transformer, work, sigmas), noise, sigmas, report), 1)
+
+
+def asked(
+    parts: Parts, transformer: KontextTransformer, work: Sequence[tuple[Request, Encoded]], sigmas: Tensor
+) -> Velocity:
+    """The velocity that requests of one shape and schedule ask for, as one batch."""
     first, device, dtype = work[0][0], parts.placement.device, parts.placement.dtype
-    sigmas = flow.sigmas(first.steps, parts.spec.shift)
-    velocity = guided(
+    return guided(
         transformer,
         Condition.cat([e.condition for _, e in work]),
         Condition.cat([e.negative for _, e in work if e.negative]) if first.guided else None,
@@ -118,8 +126,6 @@ def _sample(
         interval=first.guidance_interval,
         skip=_skip_layers(first.skip_layers, sigmas),
     )
-    noise = torch.cat([initial_latent(parts, request) for request, _ in work])
-    return torch.split(sample(velocity, noise, sigmas, report), 1)
 
 
 def initial_latent(parts: Parts, request: Request) -> Tensor:
