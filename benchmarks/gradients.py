@@ -15,10 +15,10 @@ from datetime import date
 from typing import Any
 
 import torch
+from bandit import VARIANTS  # beside this file
 from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from variants import VARIANTS  # beside this file
 
 from unipic.config import read_recipe, resolve
 from unipic.train.loop import Update

@@ -1,0 +1,150 @@
+"""A bandit of two prompts: seconds until Flow-GRPO, its variants and DiffusionNFT have found the best pictures.
+
+    python benchmarks/bandit.py [SEEDS] [VARIANT …]
+
+A small model has learnt four pictures of each prompt, one as likely as another; a seed says which is the best. The
+reward is 1 for it, and less for each pixel that is farther from it. A run has got there when a rollout's mean is 0.95.
+The model is made in runs/bandit first, in two minutes. Seconds are the processor's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from unipic.config import resolve
+from unipic.data.source import Example
+from unipic.models import tiny
+from unipic.models.checkpoint import write_manifest
+from unipic.models.find import find_model
+from unipic.rewards.reward import Sample, WeightedSum
+from unipic.train.loop import advance, train
+from unipic.train.optim import Weights
+from unipic.train.processes import Processes
+from unipic.train.stages import AnyConfig, stage_of
+from unipic.world.render import render
+from unipic.world.scene import Object, Scene
+
+SHAPES, GROUNDS = ("circle", "square"), ("mint", "rose", "sky", "gray")
+FADES = 48  # grey levels at which a pixel counts e⁻¹
+ENOUGH, UPDATES = 0.95, 100
+PRETRAINING: dict[str, Any] = {
+    "stage": "kontext",
+    "steps": 400,
+    "batch": 16,
+    "noises": 4,
+    "times": {"shift": 1},
+    "optimizer": {"kind": "muon", "lr": 3e-3, "warmup": 20},
+    "ema": {"decay": 0.99},
+    "show": {"count": 0},
+    "device": "cpu",
+}
+REINFORCEMENT: dict[str, Any] = {
+    "stage": "grpo",
+    "steps": UPDATES,
+    "batch": 32,
+    "group": 16,
+    "updates": 1,
+    "lora": {"rank": 32, "alpha": 64},
+    "sampler": {"steps": 6, "trained": 5, "guidance_scale": 2},
+    "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0, "schedule": "constant"},
+    "beta": 0,
+    "drop_text": 0,
+    "ema": None,
+    "rewards": {"bright": {"kind": "brightness"}},  # the bandit's takes its place
+    "show": {"count": 0},
+    "device": "cpu",
+}
+VARIANTS: dict[str, list[str]] = {
+    "Flow-GRPO": [],
+    "CPS noise": ["sampler.kind=cps"],
+    "window of 2": ["sampler.window=2"],
+    "GRPO-Guard": ["guard=true"],
+    "DiffusionNFT": ["stage=nft", "sampler.guidance_scale=1", "beta=1e-4"],
+}
+
+
+class Bandit:
+    """Of each prompt one picture is the best."""
+
+    def __init__(self, prompts: Sequence[Example]) -> None:
+        self.best = {example.text: np.asarray(example.picture, np.int64) for example in prompts}
+
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        off = [np.abs(np.asarray(s.picture, np.int64) - self.best[s.text]).max(axis=2) for s in samples]
+        return [float(np.exp(-((each / FADES) ** 2)).mean()) for each in off]
+
+
+def arms(folder: Path) -> Path:
+    """The model's folder; what has been made of it before is taken up."""
+    blank = folder / "blank"
+    if not (blank / "manifest.json").exists():
+        shutil.rmtree(blank, ignore_errors=True)
+        sizes = tiny.Sizes(dit=(4, 2), text=32, text_layers=1, to_train=True)
+        tiny.make_kontext(blank, dtype=torch.float32, sizes=sizes)
+        shutil.rmtree(blank / "vae")
+        shutil.copytree(find_model("tiny-kontext").root / "vae", blank / "vae")
+        write_manifest(blank, find_model("tiny-kontext").defaults)
+    pictures = pictures_of(folder / "pictures", itertools.product(SHAPES, GROUNDS))
+    data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
+    train(stage_from(PRETRAINING | {"model": str(blank), "data": data}), folder / "run")
+    return folder / "run" / "model"
+
+
+def pictures_of(folder: Path, drawn: Any) -> Path:
+    """A folder of pictures, each of a blue shape in the middle of a ground. drawn: pairs of both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for shape, ground in drawn:
+        scene = Scene(64, 64, ground, "light", (Object(shape, "blue", "large", "filled", 32, 32),))
+        render(scene).save(folder / f"{shape}-{ground}.png")
+        lines.append({"image": f"{shape}-{ground}.png", "text": f"a {shape}"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def solve(model: Path, folder: Path, seed: int, changes: Sequence[str] = ()) -> tuple[list[float], float]:
+    """The mean reward of every rollout until it is enough, or there were too many; and the processor's seconds."""
+    best = np.random.default_rng(seed).choice(GROUNDS, len(SHAPES))
+    pictures = pictures_of(folder / f"best-{seed}", zip(SHAPES, best, strict=True))
+    data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
+    stage = stage_from(REINFORCEMENT | {"model": str(model), "seed": seed, "data": data}, changes)
+    one, share = Processes("cpu", "fp32"), range(REINFORCEMENT["batch"])
+    stage.place(one)
+    stage.rewards = WeightedSum({"best": (1.0, Bandit(stage.batch(0, share)[0].prompts))})
+    weights, rewards, start = Weights(stage.trained, stage.config.optimizer, None), list[float](), time.process_time()
+    while len(rewards) < UPDATES and max(rewards, default=0.0) < ENOUGH:
+        step = len(rewards)
+        rewards.append(advance(stage, weights, stage.batch(step, share), step, one)["reward"])
+    return rewards, time.process_time() - start
+
+
+def stage_from(raw: dict[str, Any], sets: Sequence[str] = ()) -> Any:
+    return stage_of(resolve(TypeAdapter(AnyConfig), raw, "the bandit", sets))
+
+
+def main(seeds: str = "3", *names: str) -> None:
+    folder = Path("runs/bandit")
+    model = arms(folder)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {date.today()}")
+    # of all variants one seed, then the next: they share the machine's weather
+    for seed, name in itertools.product(range(int(seeds)), names or VARIANTS):
+        rewards, seconds = solve(model, folder, seed, VARIANTS[name])
+        end = f"{len(rewards)} updates, {seconds:.0f} s" if max(rewards) >= ENOUGH else "not reached"
+        print(f"{name:14} seed {seed}: {rewards[0]:.2f} → {max(rewards):.2f}, {end}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
