@@ -97,3 +97,19 @@ def test_brightness_is_the_mean_luma() -> None:
     pictures = [Image.new("RGB", (8, 8), color) for color in ("black", "white", "gray")]
     scores = BrightnessReward().score([Sample("", picture) for picture in pictures])
     assert scores == pytest.approx([0, 1, 128 / 255])
+
+
+def test_an_edit_s_nearness_tells_near_from_far() -> None:
+    """To one right result, which is 1: a picture that is nearly right is nearer than the source."""
+    near = WorldReward(mark="near")
+    for seed in range(8):
+        edit = edits.sample(seed, "test", "color_alter", size=(64, 64))
+        right, before = render(edit.target), render(edit.source)
+        pictures = [right, Image.blend(before, right, 0.9), before]
+        scores = [score or 0.0 for score in near.score([Sample("", p, before, edit) for p in pictures])]
+        assert scores[0] == 1
+        assert scores == sorted(scores, reverse=True)
+        assert scores[2] < 0.8
+        large = right.resize((192, 192), Image.Resampling.NEAREST)
+        assert near.score([Sample("", large, before, edit)]) == [1]
+    assert near.score([Sample("", GREY, None, "of another source")]) == [None]

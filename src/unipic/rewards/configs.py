@@ -20,13 +20,13 @@ from unipic.rewards.world import WorldReward
 class WorldRewardConfig(Strict):
     """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
 
-    mark: SC or PQ of edits alone, in place of both together.
+    mark: of edits alone SC, PQ, or how near their target they are pixel by pixel, in place of SC and PQ together.
     """
 
     kind: Literal["world"]
     weight: float = 1.0
     soft: bool = True
-    mark: Literal["sc", "pq"] | None = None
+    mark: Literal["sc", "pq", "near"] | None = None
 
     def open(self) -> Reward:
         return WorldReward(self.soft, self.mark)

@@ -75,13 +75,16 @@ def _captioned(scene: Scene, picture: Image) -> Verdict:
 class WorldReward:
     """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0.
 
-    mark: one of a verdict's marks in place of the score, as a share of 10; None where it has no such mark.
+    mark: of edits alone, in place of the score: one of a verdict's marks, as a share of 10, or "near", which is
+    `verify.nearness`. Of anything else there is no score then.
     """
 
     def __init__(self, soft: bool = True, mark: str | None = None) -> None:
         self.soft, self.mark = soft, mark
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        if self.mark == "near":
+            return [verify.nearness(s.picture, s.spec) if isinstance(s.spec, Edit) else None for s in samples]
         verdicts = [_verdict(sample) for sample in samples]
         if self.mark is not None:
             return [None if v is None or self.mark not in v.marks else v.marks[self.mark] / 10 for v in verdicts]

@@ -16,10 +16,12 @@ from PIL import Image
 from unipic.world.accounting import account_of
 from unipic.world.edits import Edit
 from unipic.world.look import Seen, View, look
+from unipic.world.render import render
 from unipic.world.scene import SIZES
 
 LOSS = 0.6  # of what was to be kept, for each thing that was not
 FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
+FADES = 48  # grey levels off at which a pixel's nearness is e⁻¹
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,20 @@ def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
     done = float(np.mean(account.done)) if account.done else 1.0
     kept = max(0.0, 1 - LOSS * account.lost)
     return EditVerdict(10 * min(done, kept), pq, tuple(dict.fromkeys([*reasons, *account.reasons])))
+
+
+def nearness(result: Image.Image, spec: Edit) -> float:
+    """√(near where the edit changes something · near elsewhere) to its target, pixel by pixel, 0 to 1.
+
+    It tells nearly from far, where SC tells done from not. What the instruction leaves open is off, too, where the
+    target has it otherwise: a right result may be less near than a wrong one.
+    """
+    before, target = (np.asarray(render(scene), np.int64) for scene in (spec.source, spec.target))
+    size = (spec.source.width, spec.source.height)
+    got = np.asarray(result.convert("RGB") if result.size == size else _scaled(result, size), np.int64)
+    near = np.exp(-((np.abs(got - target).max(axis=2) / FADES) ** 2))
+    changed = (before != target).any(axis=2)
+    return float(np.sqrt(np.prod([near[where].mean() for where in (changed, ~changed) if where.any()])))
 
 
 def quality(picture: Image.Image) -> tuple[float, tuple[str, ...]]:
