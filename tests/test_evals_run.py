@@ -266,6 +266,22 @@ def test_a_model_that_cannot_describe_is_not_asked_to(tmp_path: Path) -> None:
     assert str(tmp_path / "run" / "report.html") in table.out
 
 
+def test_some_groups_alone_are_the_same_items(tmp_path: Path) -> None:
+    arguments = ["--model", "tiny-kontext", "--n", 24, "--steps", 1, "--part", "edit", "--group"]
+    ended = command(tmp_path, "eval", "world", *arguments, "extract", "--run-dir", tmp_path / "run", "--json").end()
+    assert ended.code == 0, ended.err
+    of = [item.id for item in world.items(0, 24, ["edit"]) if item.group == "extract"]
+    assert [record["id"] for record in lines(tmp_path / "run")] == of
+    scores = json.loads(ended.out)
+    assert scores["edit"]["overall"] == scores["edit"]["extract"]
+    assert scores["edit"]["motion_change"] is None
+    assert scores["counts"]["edit"]["overall"] == len(of) == 2
+    ended = command(tmp_path, "eval", "world", *arguments, "counting", "--run-dir", tmp_path / "no").end()
+    assert ended.code == 2
+    assert "there is no group counting" in ended.err
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--n", 0), ("--n", 10**9), ("--seed", -1), ("--steps", 0), ("--guidance-scale", "nan"), ("--device", "tpu")],

@@ -23,6 +23,9 @@ def world(
     part: Annotated[
         list[str] | None, option("geneval, edit, dense or understanding; may be repeated  [default: all]")
     ] = None,
+    group: Annotated[
+        list[str] | None, option("a tag, a type of edit or a kind of question; may be repeated  [default: all]")
+    ] = None,
     control: Annotated[
         bool, option("ask without the prompt, the picture to edit, the picture to look at", "--control")
     ] = False,
@@ -55,6 +58,7 @@ def world(
             steps=steps,
             guidance_scale=guidance_scale,
             parts=tuple(dict.fromkeys(part or PARTS)),
+            groups=tuple(dict.fromkeys(group or ())),
             on_start=bar.reset,
             on_done=bar.update,
         )

@@ -26,7 +26,7 @@ NOT_SAMPLING = ("width", "height", "image_size")
 class EvalConfig(Strict):
     """What a run's results depend on. weights, lora: SHA-256. generate, edit: the settings of their requests.
 
-    understanding: whether the model can be asked. parts: that were asked for.
+    understanding: whether the model can be asked. parts, groups: that were asked for.
     """
 
     benchmark: Literal["world"]
@@ -39,6 +39,7 @@ class EvalConfig(Strict):
     lora: str | None
     understanding: bool
     parts: tuple[str, ...] = world.PARTS
+    groups: tuple[str, ...] = ()
     device: str
     dtype: str
     generate: dict[str, Any]
@@ -53,6 +54,7 @@ def evaluate_world(
     seed: int = 0,
     control: bool = False,
     parts: Sequence[str] = world.PARTS,
+    groups: Sequence[str] = (),
     on_start: Callable[[int], object] = lambda total: None,
     on_done: Callable[[int], object] = lambda count: None,
     **sampling: Any,
@@ -60,11 +62,14 @@ def evaluate_world(
     """Ask, judge and report; gives the scores, as scores.json has them and as a table.
 
     n: items of each part. control: see `generate`. parts: some of `world.PARTS`; a model that does not answer is not
-    asked questions. sampling: steps, guidance_scale; None takes the model's own.
+    asked questions. groups: of the items those of these tags, types and kinds alone.
+    sampling: steps, guidance_scale; None takes the model's own.
     on_start: is told how many items there are. on_done: of each batch, how many more are done.
     """
-    config = _config(system, seed, n, control, parts, {k: v for k, v in sampling.items() if v is not None})
-    items = world.items(seed, n, [part for part in config.parts if config.understanding or part != "understanding"])
+    given = {k: v for k, v in sampling.items() if v is not None}
+    config = _config(system, given, seed=seed, n=n, control=control, parts=tuple(parts), groups=tuple(groups))
+    asked = [part for part in config.parts if config.understanding or part != "understanding"]
+    items = world.items(seed, n, asked, config.groups)
     if not items:
         raise BadInput("nothing is left to ask", f"{config.model} does not answer questions", "ask for other parts")
     requests = requests_of(system, items, {"generate": config.generate, "edit": config.edit}, control)
@@ -87,25 +92,20 @@ def evaluate_world(
     return scores, tables.table(judged)
 
 
-def _config(
-    system: UniPic, seed: int, n: int, control: bool, asked: Sequence[str], sampling: dict[str, Any]
-) -> EvalConfig:
+def _config(system: UniPic, sampling: dict[str, Any], **asked: Any) -> EvalConfig:
     parts, settings = system.parts, settings_of(system, sampling)
     return EvalConfig(
         benchmark="world",
         split="test",
-        seed=seed,
-        n=n,
-        control=control,
         model=parts.folder.name,
         weights=parts.folder.weights_hash(parts.mllm_folder),
         lora=parts.lora_hash,
         understanding=parts.mllm_folder is not None,
-        parts=tuple(asked),
         device=parts.placement.device.type,
         dtype=str(parts.placement.dtype).removeprefix("torch."),
         generate=settings["generate"],
         edit=settings["edit"],
+        **asked,
     )
 
 
