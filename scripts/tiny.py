@@ -38,7 +38,7 @@ KONTEXT = tuple(
     f"kontext{part}"
     for part in ("", "-dense", "-plain", "-sizes", "-binding", "-shapes", "-edits", "-details", "-levels")
 )
-METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels", "joint-binding")
+METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels", "joint-binding", "joint-last")
 REWARD = ("edit-scores", "edit-reward")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
