@@ -153,7 +153,7 @@ def solve(model: Path, folder: Path, seed: int, changes: Sequence[str] = ()) -> 
 @torch.no_grad()
 def decoded(stage: Any, prompt: Example) -> Sample:
     """A prompt's best picture, as the autoencoder gives it back."""
-    (picture,) = stage.base.vae.decode(stage.base.latents.of(batches.pictures_of([prompt])))
+    picture = stage.base.vae.decode(stage.base.latents.of(batches.pictures_of([prompt])))
     return Sample(prompt.text, picture)
 
 
