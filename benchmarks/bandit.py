@@ -5,7 +5,7 @@
 A small model has learnt four pictures of each prompt, one as likely as another; a seed says which is the best. The
 reward is 1 for it, and less for each pixel that is farther from it. A run has got there when a rollout's mean is 0.95
 of the optimum, which is what the best pictures get after the autoencoder. Seconds are the processor's. The model is
-made in runs/bandit first, in two minutes.
+made in runs/bandit first, in some minutes.
 """
 
 from __future__ import annotations
@@ -93,14 +93,15 @@ class Bandit:
 
 def arms(folder: Path) -> Path:
     """The model's folder; what has been made of it before is taken up."""
-    blank = folder / "blank"
-    if not (blank / "manifest.json").exists():
-        shutil.rmtree(blank, ignore_errors=True)
+    blank, new = folder / "blank", folder / "blank.new"
+    if not blank.exists():
+        shutil.rmtree(new, ignore_errors=True)
         sizes = tiny.Sizes(dit=(4, 2), text=32, text_layers=1, to_train=True)
-        tiny.make_kontext(blank, dtype=torch.float32, sizes=sizes)
-        shutil.rmtree(blank / "vae")
-        shutil.copytree(find_model("tiny-kontext").root / "vae", blank / "vae")
-        write_manifest(blank, find_model("tiny-kontext").defaults)
+        tiny.make_kontext(new, dtype=torch.float32, sizes=sizes)
+        shutil.rmtree(new / "vae")
+        shutil.copytree(find_model("tiny-kontext").root / "vae", new / "vae")
+        write_manifest(new, find_model("tiny-kontext").defaults)
+        new.rename(blank)
     pictures = pictures_of(folder / "pictures", itertools.product(SHAPES, GROUNDS))
     data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
     train(stage_from(PRETRAINING | {"model": str(blank), "data": data}), folder / "run")
@@ -137,7 +138,7 @@ def solve(model: Path, folder: Path, seed: int, changes: Sequence[str] = ()) -> 
     pictures = pictures_of(folder / f"best-{seed}", zip(SHAPES, best, strict=True))
     data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
     stage = stage_from(REINFORCEMENT | {"model": str(model), "seed": seed, "data": data}, changes)
-    one, share = Processes("cpu", "fp32"), range(REINFORCEMENT["batch"])
+    one, share = Processes("cpu", "fp32"), range(stage.config.batch)
     stage.place(one)
     prompts = stage.batch(0, share)[0].prompts
     bandit = Bandit(prompts)
@@ -162,12 +163,12 @@ def stage_from(raw: dict[str, Any], sets: Sequence[str] = ()) -> Any:
 
 
 def main(seeds: str = "3", *names: str) -> None:
-    folder = Path("runs/bandit")
+    folder, variants = Path("runs/bandit"), {name: VARIANTS[name] for name in names or VARIANTS}
     model = arms(folder)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {date.today()}")
     # of all variants one seed, then the next: they share the machine's weather
-    for seed, name in itertools.product(range(int(seeds)), names or VARIANTS):
-        it = solve(model, folder, seed, VARIANTS[name])
+    for seed, name in itertools.product(range(int(seeds)), variants):
+        it = solve(model, folder, seed, variants[name])
         end = f"{len(it.rewards)} updates, {it.seconds:.0f} s" if it.found else "not reached"
         print(f"{name:14} seed {seed}: {it.rewards[0]:.2f} → {max(it.rewards):.2f}, {end}", flush=True)
 

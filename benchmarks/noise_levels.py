@@ -21,7 +21,7 @@ from unipic.evals.generate import batches, requests_of
 from unipic.evals.items import Item
 from unipic.evals.run import settings_of
 from unipic.parts import Parts
-from unipic.pipeline import asked, encode, initial_latent
+from unipic.pipeline import encode, initial_latent, velocity_of
 from unipic.sampling import sample
 from unipic.types import Request
 from unipic.world import edits
@@ -58,7 +58,7 @@ def restored(parts: Parts, items: list[Item], requests: list[Request]) -> dict[f
     noise = torch.cat([initial_latent(parts, request) for request in requests])
     right, sigmas = right.to(noise), flow.sigmas(requests[0].steps, parts.spec.shift)
     with parts.transformer.use() as transformer:
-        velocity = asked(parts, transformer, work, sigmas)
+        velocity = velocity_of(parts, transformer, work, sigmas)
         return {level: sample(velocity, *begun(right, noise, sigmas, level)) if level else right for level in LEVELS}
 
 

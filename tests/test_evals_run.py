@@ -276,10 +276,13 @@ def test_some_groups_alone_are_the_same_items(tmp_path: Path) -> None:
     assert scores["edit"]["overall"] == scores["edit"]["extract"]
     assert scores["edit"]["motion_change"] is None
     assert scores["counts"]["edit"]["overall"] == len(of) == 2
-    ended = command(tmp_path, "eval", "world", *arguments, "counting", "--run-dir", tmp_path / "no").end()
-    assert ended.code == 2
-    assert "there is no group counting" in ended.err
-    assert not (tmp_path / "no").exists()
+    assert scores["groups"] == ["extract"]
+    for group, said in (("extracts", "there is no group extracts"), ("counting", "groups counting of edit")):
+        ended = command(tmp_path, "eval", "world", *arguments, group, "--run-dir", tmp_path / "no").end()
+        assert ended.code == 2
+        assert said in ended.err
+        assert len(ended.err.splitlines()) <= 3
+        assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,11 @@ def test_wilson_against_newcombe_1998(right: int, count: int, low: float, high: 
     assert wilson(right / count, count) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("count", [1, 72, 96, 288])
+def test_nothing_and_everything_are_ends_exactly(count: int) -> None:
+    assert (wilson(0, count)[0], wilson(1, count)[1]) == (0, 1)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.97])
 @pytest.mark.parametrize("count", [1, 7, 720])
 def test_at_the_ends_of_an_interval_the_share_is_z_deviations_off(share: float, count: int) -> None:

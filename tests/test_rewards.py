@@ -99,17 +99,24 @@ def test_brightness_is_the_mean_luma() -> None:
     assert scores == pytest.approx([0, 1, 128 / 255])
 
 
-def test_an_edit_s_nearness_tells_near_from_far() -> None:
+@pytest.mark.parametrize("type", edits.TYPES)
+def test_an_edit_s_nearness_tells_near_from_far(type: str) -> None:
     """To one right result, which is 1: a picture that is nearly right is nearer than the source."""
-    near = WorldReward(mark="near")
-    for seed in range(8):
-        edit = edits.sample(seed, "test", "color_alter", size=(64, 64))
+    for seed in range(4):
+        edit = edits.sample(seed, "test", type, size=(64, 64))
         right, before = render(edit.target), render(edit.source)
-        pictures = [right, Image.blend(before, right, 0.9), before]
-        scores = [score or 0.0 for score in near.score([Sample("", p, before, edit) for p in pictures])]
-        assert scores[0] == 1
-        assert scores == sorted(scores, reverse=True)
-        assert scores[2] < 0.8
         large = right.resize((192, 192), Image.Resampling.NEAREST)
-        assert near.score([Sample("", large, before, edit)]) == [1]
+        pictures = [right, large, Image.blend(before, right, 0.9), before]
+        best, scaled, nearly, source = WorldReward(mark="near").score([Sample("", p, before, edit) for p in pictures])
+        assert best == scaled == 1
+        assert nearly is not None
+        assert source is not None
+        assert 1 > nearly > source
+
+
+def test_of_prompts_the_soft_score_is_how_near_they_are() -> None:
+    scene = sample(7, "test", size=(64, 64), count=2)
+    near, prompt = WorldReward(mark="near"), language.prompts(scene, np.random.default_rng(0))
+    pictures = [Sample("", picture, None, prompt) for picture in (GREY, render(scene))]
+    assert near.score(pictures) == WorldReward().score(pictures)
     assert near.score([Sample("", GREY, None, "of another source")]) == [None]

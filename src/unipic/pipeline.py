@@ -109,10 +109,10 @@ def _sample(
     """Latents of requests of one shape and schedule, as one batch."""
     sigmas = flow.sigmas(work[0][0].steps, parts.spec.shift)
     noise = torch.cat([initial_latent(parts, request) for request, _ in work])
-    return torch.split(sample(asked(parts, transformer, work, sigmas), noise, sigmas, report), 1)
+    return torch.split(sample(velocity_of(parts, transformer, work, sigmas), noise, sigmas, report), 1)
 
 
-def asked(
+def velocity_of(
     parts: Parts, transformer: KontextTransformer, work: Sequence[tuple[Request, Encoded]], sigmas: Tensor
 ) -> Velocity:
     """The velocity that requests of one shape and schedule ask for, as one batch."""

@@ -24,7 +24,7 @@ def world(
         list[str] | None, option("geneval, edit, dense or understanding; may be repeated  [default: all]")
     ] = None,
     group: Annotated[
-        list[str] | None, option("a tag, a type of edit or a kind of question; may be repeated  [default: all]")
+        list[str] | None, option("a tag, type or kind, such as counting, in any part; may be repeated  [default: all]")
     ] = None,
     control: Annotated[
         bool, option("ask without the prompt, the picture to edit, the picture to look at", "--control")

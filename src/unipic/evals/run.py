@@ -66,12 +66,16 @@ def evaluate_world(
     sampling: steps, guidance_scale; None takes the model's own.
     on_start: is told how many items there are. on_done: of each batch, how many more are done.
     """
+    world.check_groups(groups)
     given = {k: v for k, v in sampling.items() if v is not None}
-    config = _config(system, given, seed=seed, n=n, control=control, parts=tuple(parts), groups=tuple(groups))
+    config = _config(system, given, seed, n, control, parts, groups)
     asked = [part for part in config.parts if config.understanding or part != "understanding"]
-    items = world.items(seed, n, asked, config.groups)
-    if not items:
+    items = [item for item in world.items(seed, n, asked) if not groups or item.group in groups]
+    if not asked:
         raise BadInput("nothing is left to ask", f"{config.model} does not answer questions", "ask for other parts")
+    if not items:
+        where = f"groups {', '.join(groups)} of {', '.join(asked)}"
+        raise BadInput("nothing is left to ask", where, "ask for other parts or groups, or for more items")
     requests = requests_of(system, items, {"generate": config.generate, "edit": config.edit}, control)
     on_start(len(items))
     _check_ours(run)
@@ -81,6 +85,7 @@ def evaluate_world(
         results = [result_of(item, ledger) for item in items]
         judged = [(item, world.judge(item, result)) for item, result in zip(items, results, strict=True)]
         scores = tables.as_json(judged) | {"n": n, "seed": seed, "control": control}
+        scores |= {"groups": list(groups)} if groups else {}  # what is overall is of these alone
         lines = [{"id": item.id, "group": item.group, "novelty": item.novelty, **vars(v)} for item, v in judged]
         title = f"The world's benchmark: {config.model}" + " (control)" * control
         try:
@@ -92,20 +97,32 @@ def evaluate_world(
     return scores, tables.table(judged)
 
 
-def _config(system: UniPic, sampling: dict[str, Any], **asked: Any) -> EvalConfig:
+def _config(
+    system: UniPic,
+    sampling: dict[str, Any],
+    seed: int,
+    n: int,
+    control: bool,
+    asked: Sequence[str],
+    groups: Sequence[str],
+) -> EvalConfig:
     parts, settings = system.parts, settings_of(system, sampling)
     return EvalConfig(
         benchmark="world",
         split="test",
+        seed=seed,
+        n=n,
+        control=control,
         model=parts.folder.name,
         weights=parts.folder.weights_hash(parts.mllm_folder),
         lora=parts.lora_hash,
         understanding=parts.mllm_folder is not None,
+        parts=tuple(asked),
+        groups=tuple(groups),
         device=parts.placement.device.type,
         dtype=str(parts.placement.dtype).removeprefix("torch."),
         generate=settings["generate"],
         edit=settings["edit"],
-        **asked,
     )
 
 

@@ -55,5 +55,5 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `count`: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
     square = Z * Z / count
     middle, spread = share + square / 2, Z * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    low, high = (middle - spread) / (1 + square), (middle + spread) / (1 + square)
-    return (low if share > 0 else 0.0), (high if share < 1 else 1.0)  # which rounding would miss by 1e-17
+    low, high = max(0.0, (middle - spread) / (1 + square)), min(1.0, (middle + spread) / (1 + square))
+    return (low if share > 0 else 0.0), (high if share < 1 else 1.0)  # rounding misses both by 1e-17

@@ -43,21 +43,21 @@ OVERLAP = 0.5  # of a right box
 Found = tuple[str, str, Any, Image | None]  # text, novelty, spec, picture that is given
 
 
-def items(seed: int, n: int, parts: Sequence[str] = PARTS, groups: Sequence[str] = ()) -> list[Item]:
-    """n items of each of these parts, the same whatever other parts are asked. Raises BadInput for no such part.
-
-    groups: those of the items alone that are of these tags, types and kinds, of the parts that have some of them.
-    """
+def items(seed: int, n: int, parts: Sequence[str] = PARTS) -> list[Item]:
+    """n items of each of these parts, the same whatever other parts are asked. Raises BadInput for no such part."""
     check_whole("seed", seed, 0, 2**32 - 1)
     check_whole("number of items", n, 1, MOST_ITEMS)
     if unknown := [part for part in parts if part not in PARTS]:
         raise BadInput(f"there is no part {unknown[0]}", "parts of the benchmark", f"give some of {', '.join(PARTS)}")
-    known = {part: [g for g in GROUPS[part] if g in groups or not groups] for part in parts}
-    if unknown := [group for group in groups if all(group not in own for own in known.values())]:
-        those = ", ".join(group for part in parts for group in GROUPS[part])
-        raise BadInput(f"there is no group {unknown[0]}", f"groups of {', '.join(parts)}", f"give some of {those}")
-    numbers = ((part, number) for part in parts for number in range(n))
-    return [draw(seed, part, i) for part, i in numbers if GROUPS[part][i % len(GROUPS[part])] in known[part]]
+    return [draw(seed, part, number) for part in parts for number in range(n)]
+
+
+def check_groups(groups: Sequence[str]) -> None:
+    """Raises BadInput for what is no tag, type or kind."""
+    known = list(dict.fromkeys(group for own in GROUPS.values() for group in own))
+    if unknown := [group for group in groups if group not in known]:
+        what = f"there is no group {unknown[0]}"
+        raise BadInput(what, "groups of the benchmark", f"give some of {', '.join(known)}")
 
 
 def draw(seed: int, part: str, number: int) -> Item:

@@ -20,7 +20,7 @@ from unipic.rewards.world import WorldReward
 class WorldRewardConfig(Strict):
     """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
 
-    mark: of edits alone SC, PQ, or how near their target they are pixel by pixel, in place of SC and PQ together.
+    mark: SC or PQ of edits alone, in place of both together; or how near a picture is to right, an edit by its pixels.
     """
 
     kind: Literal["world"]

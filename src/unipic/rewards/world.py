@@ -75,8 +75,8 @@ def _captioned(scene: Scene, picture: Image) -> Verdict:
 class WorldReward:
     """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0.
 
-    mark: of edits alone, in place of the score: one of a verdict's marks, as a share of 10, or "near", which is
-    `verify.nearness`. Of anything else there is no score then.
+    mark: in place of the score one of a verdict's marks, as a share of 10, None where it has no such mark; or "near",
+    how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score.
     """
 
     def __init__(self, soft: bool = True, mark: str | None = None) -> None:
@@ -84,11 +84,18 @@ class WorldReward:
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
         if self.mark == "near":
-            return [verify.nearness(s.picture, s.spec) if isinstance(s.spec, Edit) else None for s in samples]
+            return [_near(sample) for sample in samples]
         verdicts = [_verdict(sample) for sample in samples]
         if self.mark is not None:
             return [None if v is None or self.mark not in v.marks else v.marks[self.mark] / 10 for v in verdicts]
         return [None if v is None else v.soft if self.soft else v.score for v in verdicts]
+
+
+def _near(sample: Sample) -> float | None:
+    if isinstance(sample.spec, Edit):
+        return verify.nearness(sample.picture, sample.spec)
+    verdict = _verdict(sample)
+    return None if verdict is None else verdict.soft
 
 
 def _verdict(sample: Sample) -> Verdict | None:

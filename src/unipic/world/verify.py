@@ -159,7 +159,8 @@ def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
 
 
 def nearness(result: Image.Image, spec: Edit) -> float:
-    """√(near where the edit changes something · near elsewhere) to its target, pixel by pixel, 0 to 1.
+    """√(near where the edit changes something · near elsewhere) to its target, pixel by pixel, 0 to 1; unlike the
+    verdicts it does not rest on `look`. Where an edit changes all there is, the first of the two alone.
 
     It tells nearly from far, where SC tells done from not. What the instruction leaves open is off, too, where the
     target has it otherwise: a right result may be less near than a wrong one.
@@ -169,7 +170,8 @@ def nearness(result: Image.Image, spec: Edit) -> float:
     got = np.asarray(result.convert("RGB") if result.size == size else _scaled(result, size), np.int64)
     near = np.exp(-((np.abs(got - target).max(axis=2) / FADES) ** 2))
     changed = (before != target).any(axis=2)
-    return float(np.sqrt(np.prod([near[where].mean() for where in (changed, ~changed) if where.any()])))
+    parts = [near[where].mean() for where in (changed, ~changed) if where.any()]
+    return float(np.prod(parts) ** (1 / len(parts)))
 
 
 def quality(picture: Image.Image) -> tuple[float, tuple[str, ...]]:
