@@ -58,8 +58,8 @@ PRETRAINING: dict[str, Any] = {
 REINFORCEMENT: dict[str, Any] = {
     "stage": "grpo",
     "steps": UPDATES,
-    "batch": 32,
-    "group": 16,
+    "batch": 64,
+    "group": 32,  # fewer settle on another picture before all of them have met the best
     "updates": 1,
     "lora": {"rank": 32, "alpha": 64},
     "sampler": {"steps": 6, "trained": 5, "guidance_scale": 2},
