@@ -40,6 +40,7 @@ from unipic.train.processes import Processes
 from unipic.train.stages import AnyConfig, stage_of
 from unipic.world.render import render
 from unipic.world.scene import Object, Scene
+from unipic.world.verify import closeness
 
 SHAPES, GROUNDS = ("circle", "square"), ("mint", "rose", "sky", "lavender")
 FADES = 40  # grey levels at which a pixel counts e⁻¹
@@ -84,11 +85,10 @@ class Bandit:
     """Of each prompt one picture is the best."""
 
     def __init__(self, prompts: Sequence[Example]) -> None:
-        self.best = {example.text: np.asarray(example.picture, np.int64) for example in prompts}
+        self.best = {example.text: example.picture for example in prompts}
 
     def score(self, samples: Sequence[Sample]) -> list[Any]:
-        off = [np.abs(np.asarray(s.picture, np.int64) - self.best[s.text]).max(axis=2) for s in samples]
-        return [float(np.exp(-((each / FADES) ** 2)).mean()) for each in off]
+        return [float(closeness(s.picture, self.best[s.text], FADES).mean()) for s in samples]
 
 
 def arms(folder: Path) -> Path:

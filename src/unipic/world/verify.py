@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from unipic.world.accounting import account_of
@@ -165,13 +166,18 @@ def nearness(result: Image.Image, spec: Edit) -> float:
     It tells nearly from far, where SC tells done from not. What the instruction leaves open is off, too, where the
     target has it otherwise: a right result may be less near than a wrong one.
     """
-    before, target = (np.asarray(render(scene), np.int64) for scene in (spec.source, spec.target))
-    size = (spec.source.width, spec.source.height)
-    got = np.asarray(result.convert("RGB") if result.size == size else _scaled(result, size), np.int64)
-    near = np.exp(-((np.abs(got - target).max(axis=2) / FADES) ** 2))
-    changed = (before != target).any(axis=2)
+    before, target = render(spec.source), render(spec.target)
+    near = closeness(result.convert("RGB") if result.size == target.size else _scaled(result, target.size), target)
+    changed = (np.asarray(before) != np.asarray(target)).any(axis=2)
     parts = [near[where].mean() for where in (changed, ~changed) if where.any()]
     return float(np.prod(parts) ** (1 / len(parts)))
+
+
+def closeness(picture: Image.Image, target: Image.Image, fades: float = FADES) -> NDArray[np.float64]:
+    """exp(−(d / fades)²) of each pixel of two RGB pictures of one size, H×W; d: grey levels, the farthest channel."""
+    off = np.abs(np.asarray(picture, np.int64) - np.asarray(target, np.int64)).max(axis=2)
+    near: NDArray[np.float64] = np.exp(-((off / fades) ** 2))
+    return near
 
 
 def quality(picture: Image.Image) -> tuple[float, tuple[str, ...]]:
