@@ -30,6 +30,7 @@ from unipic.models.find import find_mllm, find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
 from unipic.models.weights import write_tensors
 from unipic.train.lines import read_lines
+from unipic.train.lora import JOINT_ATTENTION
 from unipic.train.stages import read, run_recipe
 
 RUNS = Path("runs/tiny")
@@ -42,6 +43,7 @@ METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels", "
 REWARD = ("edit-scores", "edit-reward")
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
+ADAPTED = tuple(f".{name}.weight" for name in JOINT_ATTENTION)  # a reinforced model's differ from its base's
 SHARD = "diffusion_pytorch_model-{}-of-00002.safetensors"
 # The best of benchmarks/sampling.py that cost at most 2 s a picture; answers are at most a caption long.
 SAMPLING = {"steps": 20, "guidance_scale": 2.0}
@@ -79,7 +81,7 @@ def ship(assets: Path, reinforced: bool) -> None:
     not been trained here stays as it was.
 
     reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
-    NAME-base: the tensors that differ.
+    NAME-base: the shard that differs.
     """
     assets.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f".{assets.name}.") as temporary:
@@ -90,6 +92,8 @@ def ship(assets: Path, reinforced: bool) -> None:
             changed = reinforced and learnt.exists()
             model = find_model(str(learnt)) if changed else base
             assemble(new / name, in_half(model), defaults_of(model))
+            split(new / name)
+            write_manifest(new / name, defaults_of(model))
             if changed:
                 set_apart(new / name, base, new / f"{name}-base")
         names = [f"{name}{suffix}" for name in SHIPPED for suffix in ("", "-base")]
@@ -111,24 +115,33 @@ def in_half(model: ModelFolder) -> dict[str, ModelFolder | Changed]:
     return components
 
 
-def set_apart(folder: Path, base: ModelFolder, target: Path) -> None:
-    """Two shards instead of a transformer's file: what both have in common, and what differs; and the base's own."""
+def split(folder: Path) -> None:
+    """The transformer's file as two shards: what adapters leave as it is, and the weights that they are merged into.
+
+    Always, reinforced or not: the same weights are the same files, and have the same hash.
+    """
     whole = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    tensors, before = load_file(whole), read_component(base, "transformer", torch.float16)
-    changed = {key for key, tensor in tensors.items() if not torch.equal(tensor, before[key])}
-    if 2 * len(changed) > len(tensors):
-        raise BadInput("most tensors differ", f"{folder.name} and {base.root}", "reinforce the model that is shipped")
-    names = {key: SHARD.format("00002" if key in changed else "00001") for key in tensors}
-    for name in set(names.values()):
+    tensors = load_file(whole)
+    names = {key: SHARD.format("00002" if key.endswith(ADAPTED) else "00001") for key in tensors}
+    for name in sorted(set(names.values())):
         write_tensors(whole.with_name(name), {key: tensors[key] for key in tensors if names[key] == name})
     index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": names}
     whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     whole.unlink()
+
+
+def set_apart(folder: Path, base: ModelFolder, target: Path) -> None:
+    """Beside a reinforced model's folder the one shard that its base does not share with it."""
+    before = read_component(base, "transformer", torch.float16)
+    common = load_file(folder / "transformer" / SHARD.format("00001"))
+    differ = [key for key, tensor in common.items() if not torch.equal(tensor, before[key])]
+    if differ:
+        mend = "reinforce the model that is shipped, with adapters at the usual places"
+        raise BadInput(f"{differ[0]} differs, which adapters do not change", f"{folder.name} and {base.root}", mend)
     (target / "transformer").mkdir(parents=True)
-    write_tensors(target / "transformer" / SHARD.format("00002"), {key: before[key] for key in changed})
-    defaults = defaults_of(ModelFolder(folder, folder.name))
-    for written in (folder, target):
-        write_manifest(written, defaults)
+    own = {key: tensor for key, tensor in before.items() if key.endswith(ADAPTED)}
+    write_tensors(target / "transformer" / SHARD.format("00002"), own)
+    write_manifest(target, defaults_of(ModelFolder(folder, folder.name)))
 
 
 def defaults_of(model: ModelFolder) -> dict[str, dict[str, Any]]:

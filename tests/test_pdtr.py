@@ -38,7 +38,7 @@ RAW: dict[str, Any] = {
         "show": {"count": 0},
     },
     "parts": [{"tasks": ["edit"], "steps": 2}, {"tasks": ["generate"], "steps": 1}],
-    "evaluate": {"n": 3, "steps": 1},
+    "evaluate": {"n": 3, "steps": 1, "parts": ["geneval", "edit"]},
 }
 
 
@@ -60,6 +60,7 @@ def test_both_tasks_are_judged_before_between_and_after(run: Path) -> None:
         scores = json.loads((run / name / "scores.json").read_text())
         assert scores["geneval"]["overall"] is not None
         assert scores["edit"]["overall"] is not None
+        assert scores["dense"] is None  # was not asked
     page = (run / "report.html").read_text()
     assert all(words in page for words in ("before", "after 1-edit", "after 2-generate", "of novel combinations"))
 

@@ -120,3 +120,20 @@ def test_of_prompts_the_soft_score_is_how_near_they_are() -> None:
     pictures = [Sample("", picture, None, prompt) for picture in (GREY, render(scene))]
     assert near.score(pictures) == WorldReward().score(pictures)
     assert near.score([Sample("", GREY, None, "of another source")]) == [None]
+
+
+def test_quality_is_of_any_picture_but_semantics_of_edits_alone() -> None:
+    scene = sample(7, "test", size=(64, 64), count=2)
+    right = render(scene)
+    prompt = language.prompts(scene, np.random.default_rng(0))
+    edit = edits.sample(0, "test", "color_alter", size=(64, 64))
+    spoilt = Image.blend(right, right.rotate(90), 0.5)
+    pictures = [Sample("", picture, None, prompt) for picture in (right, spoilt)]
+    best, worse = WorldReward(mark="pq").score(pictures)
+    assert best == 1
+    assert worse is not None
+    assert worse < 0.9
+    assert WorldReward(mark="sc").score(pictures) == [None, None]
+    edited = [Sample("", render(edit.target), render(edit.source), edit)]
+    assert WorldReward(mark="pq").score(edited) == WorldReward(mark="sc").score(edited) == [1]
+    assert WorldReward(mark="pq").score([Sample("", right, None, "of another source")]) == [None]

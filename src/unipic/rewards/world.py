@@ -75,8 +75,8 @@ def _captioned(scene: Scene, picture: Image) -> Verdict:
 class WorldReward:
     """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0.
 
-    mark: in place of the score one of a verdict's marks, as a share of 10, None where it has no such mark; or "near",
-    how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score.
+    mark: in place of the score "sc" or "pq" as a share of 10; SC is of edits alone, and None of anything else. Or
+    "near", how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score.
     """
 
     def __init__(self, soft: bool = True, mark: str | None = None) -> None:
@@ -85,10 +85,19 @@ class WorldReward:
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
         if self.mark == "near":
             return [_near(sample) for sample in samples]
-        verdicts = [_verdict(sample) for sample in samples]
         if self.mark is not None:
-            return [None if v is None or self.mark not in v.marks else v.marks[self.mark] / 10 for v in verdicts]
+            return [_mark(sample, self.mark) for sample in samples]
+        verdicts = [_verdict(sample) for sample in samples]
         return [None if v is None else v.soft if self.soft else v.score for v in verdicts]
+
+
+def _mark(sample: Sample, mark: str) -> float | None:
+    verdict = _verdict(sample)
+    if verdict is None:
+        return None
+    if mark == "pq" and not isinstance(sample.spec, Edit):
+        return verify.quality(sample.picture)[0] / 10
+    return None if mark not in verdict.marks else verdict.marks[mark] / 10
 
 
 def _near(sample: Sample) -> float | None:

@@ -7,7 +7,7 @@ than its group, and away from it as much as it was worse: both are mixtures of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
@@ -60,22 +60,28 @@ class NftStage(GrpoStage):
         draws = Draws(config.seed, [number * config.levels + micro.step for number in micro.numbers], self.device)
         noise, t = draws.normal(*x0.shape[1:]), times(config.times, draws)
         x = flow.interpolate(x0, noise, t)
+        v_then = v_before = None
         with torch.no_grad():
-            with nullcontext() if micro.fresh else self._as_it_rolled():
-                v_then = forward(self.transformer, given.condition, given.references, x, t)
-            with without_adapters(self.transformer):
-                v_before = forward(self.transformer, given.condition, given.references, x, t)
+            if not micro.fresh:
+                with self._as_it_rolled():
+                    v_then = forward(self.transformer, given.condition, given.references, x, t)
+            if config.beta:
+                with without_adapters(self.transformer):
+                    v_before = forward(self.transformer, given.condition, given.references, x, t)
         # The last: adapters that were swapped after it would not be those of its gradient.
         v = forward(self.transformer, given.condition, given.references, x, t)
+        v_then = v.detach() if v_then is None else v_then
         advantage = self.rolled.advantages[at].nan_to_num()
         losses = negative_aware_losses(
             v, v_then, x, x0, t, advantage, mixture=config.mixture, limit=config.advantage_limit
         )
-        drift = (v - v_before).square().flatten(1).mean(1)
         weights = torch.tensor(micro.weights, device=self.device)
-        self.notes.add("kl", drift[weights > 0])
-        self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
-        return (losses + config.beta * drift) * weights
+        if v_before is not None:
+            drift = (v - v_before).square().flatten(1).mean(1)
+            losses = losses + config.beta * drift
+            self.notes.add("kl", drift[weights > 0])
+            self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
+        return losses * weights
 
     def _adapters(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)

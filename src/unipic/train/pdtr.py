@@ -25,6 +25,7 @@ from unipic.config import Strict
 from unipic.data.source import Task
 from unipic.errors import BadInput
 from unipic.evals.run import evaluate_world
+from unipic.evals.world import PARTS
 from unipic.files import write_whole
 from unipic.models.find import find_model
 from unipic.report import Page
@@ -43,6 +44,9 @@ START = "start.sha256"  # in a part's folder: of the weights that it starts from
 PATIENCE = timedelta(days=1)  # with which other processes wait while the first one evaluates
 
 
+BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
+
+
 class PartConfig(Strict):
     """tasks: alternate, where there are two. rewards, held_out: in place of those of `grpo`."""
 
@@ -55,10 +59,11 @@ class PartConfig(Strict):
 class EvaluateConfig(Strict):
     """The world's benchmark with n items of each part; of a model of real pictures it says nothing: null then.
 
-    steps, guidance_scale: the model's own if None.
+    parts: of the benchmark; both tasks' own are `geneval` and `edit`. steps, guidance_scale: the model's own if None.
     """
 
     n: Annotated[int, Field(ge=1)] = 432
+    parts: Annotated[tuple[BenchmarkPart, ...], Field(min_length=1)] = PARTS
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance_scale: Annotated[float, Field(ge=1)] | None = None
@@ -139,9 +144,7 @@ def _train(config: GrpoConfig, folder: Path, processes: Processes) -> None:
 
 def _evaluated(config: PdtrConfig, asked: EvaluateConfig, model: str, folder: Path) -> dict[str, Any]:
     system = UniPic.from_pretrained(model, mllm=config.grpo.mllm, device=config.grpo.device, dtype=config.grpo.dtype)
-    scores, _ = evaluate_world(
-        system, folder, n=asked.n, seed=asked.seed, steps=asked.steps, guidance_scale=asked.guidance_scale
-    )
+    scores, _ = evaluate_world(system, folder, **asked.model_dump())
     return scores
 
 
