@@ -11,10 +11,12 @@ from torch import Tensor
 
 from tests.test_grpo import BATCH, GROUP, ONE, Redness, alone, rolled
 from tests.test_train_stages import calm, stage
+from unipic.train import nft as nft_module
 from unipic.train.loop import advance
 from unipic.train.nft import NftStage
 from unipic.train.optim import Weights
 from unipic.train.policy import negative_aware_losses
+from unipic.train.randomness import Draws
 
 LEVELS = 3
 ADVANTAGE = torch.tensor([-9.0, -1, 0, 2, 9], dtype=torch.float64)
@@ -97,6 +99,34 @@ def test_the_second_update_still_knows_the_rollout_s_velocity() -> None:
         for name, p in made.transformer.named_parameters():
             p.copy_(kept[name])
     torch.testing.assert_close(made.losses(late, None).detach(), still)  # type: ignore[arg-type]
+
+
+def test_a_group_is_noised_alike_and_not_as_it_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its pictures' errors have in common cancels in a group, whose advantages sum to zero."""
+    made = nft(micro_batch=BATCH, updates=1)
+    groups, (update,) = rolled(made)
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {level: [] for level in range(LEVELS)}
+    interpolate = nft_module.flow.interpolate
+
+    def watched(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        seen[level] += zip(noise, t, strict=True)
+        return interpolate(x0, noise, t)
+
+    monkeypatch.setattr(nft_module.flow, "interpolate", watched)
+    for micro in update.micros:
+        level = micro.step
+        made.losses(micro, None)  # type: ignore[arg-type]
+    streams = Draws(made.config.seed, groups.numbers, made.device)
+    started = list(streams.normal(*made.rolled.trajectory.end.shape[1:]))
+    firsts = []
+    for drawn in seen.values():
+        for start in range(0, BATCH, GROUP):
+            (noise, t), *others = drawn[start : start + GROUP]
+            assert all(torch.equal(noise, other) and t == u for other, u in others)
+            firsts.append(noise)
+    assert len(firsts) == LEVELS * BATCH // GROUP
+    for i, noise in enumerate(firsts):
+        assert not any(torch.equal(noise, other) for other in firsts[:i] + started)
 
 
 def test_a_step_of_the_loop() -> None:

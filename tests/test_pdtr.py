@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from unipic.config import resolve
 from unipic.errors import BadInput
+from unipic.evals import world
 from unipic.models.find import find_model
 from unipic.models.kontext import load_transformer
 from unipic.models.lora import merge_lora
@@ -74,6 +75,23 @@ def test_each_part_is_a_run_from_the_model_before_it(run: Path) -> None:
     folders = (find_model(str(run / part / "model")) for part in ("1-edit", "2-generate"))
     before, after = (load_transformer(folder, torch.float32) for folder in folders)
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_part_s_own_settings_are_in_place_of_those_in_common() -> None:
+    own = {"sampler": {"steps": 4, "trained": 4}, "rewards": {"right": {"kind": "world"}}}
+    config = recipe(parts=[RAW["parts"][0] | own, RAW["parts"][1]])
+    first, second = (part_config(config, part, "a") for part in config.parts)
+    assert (first.sampler.steps, second.sampler.steps) == (4, 3)
+    assert (set(first.rewards), set(second.rewards)) == ({"right"}, {"bright"})
+    assert first.model_copy(update={k: getattr(second, k) for k in ("sampler", "rewards", "steps", "data")}) == second
+
+
+def test_all_of_the_benchmark_is_asked_unless_parts_are_named() -> None:
+    config = recipe(evaluate={"n": 3})
+    assert config.evaluate is not None
+    assert config.evaluate.parts == world.PARTS
+    with pytest.raises(BadInput, match="evaluate"):
+        recipe(evaluate={"n": 3, "parts": ["genevals"]})
 
 
 def belong_together(run: Path) -> None:

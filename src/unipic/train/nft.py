@@ -24,6 +24,8 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.train.rollout import SamplerConfig, forward
 
+NOISED = 2**63  # from this number on are the streams that pictures are noised by; those below are the rollouts'
+
 
 class NftConfig(GrpoConfig):
     """As `grpo`; of its sampler there are only steps and guidance, of its loss beta.
@@ -57,7 +59,9 @@ class NftStage(GrpoStage):
     def losses(self, micro: Part, draws: Draws) -> Tensor:
         config, at = self.config, list(micro.at)
         given, x0 = self.rolled.given.at(at), self.rolled.trajectory.end[at]
-        draws = Draws(config.seed, [number * config.levels + micro.step for number in micro.numbers], self.device)
+        # Alike for all of a group: its advantages sum to 0, and what its pictures' errors have in common cancels.
+        firsts = [number - number % config.group for number in micro.numbers]
+        draws = Draws(config.seed, [NOISED + first * config.levels + micro.step for first in firsts], self.device)
         noise, t = draws.normal(*x0.shape[1:]), times(config.times, draws)
         x = flow.interpolate(x0, noise, t)
         v_then = v_before = None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from unipic.config import Strict
 from unipic.data.source import Task
 from unipic.errors import BadInput
 from unipic.evals.run import evaluate_world
-from unipic.evals.world import PARTS
 from unipic.files import write_whole
 from unipic.models.find import find_model
 from unipic.report import Page
@@ -38,6 +37,7 @@ from unipic.train.lora import LoraConfig, save_lora
 from unipic.train.nft import NftConfig, NftStage
 from unipic.train.processes import Processes
 from unipic.train.resuming import begun, finished
+from unipic.train.rollout import SamplerConfig
 
 LORA = "pytorch_lora_weights.safetensors"
 START = "start.sha256"  # in a part's folder: of the weights that it starts from
@@ -48,12 +48,13 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 
 
 class PartConfig(Strict):
-    """tasks: alternate, where there are two. rewards, held_out: in place of those of `grpo`."""
+    """tasks: alternate, where there are two. rewards, held_out, sampler: in place of those of `grpo`."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     rewards: Rewards | None = None
     held_out: Rewards | None = None
+    sampler: SamplerConfig | None = None
 
 
 class EvaluateConfig(Strict):
@@ -63,7 +64,7 @@ class EvaluateConfig(Strict):
     """
 
     n: Annotated[int, Field(ge=1)] = 432
-    parts: Annotated[tuple[BenchmarkPart, ...], Field(min_length=1)] = PARTS
+    parts: Annotated[tuple[BenchmarkPart, ...], Field(min_length=1)] = get_args(BenchmarkPart)
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance_scale: Annotated[float, Field(ge=1)] | None = None
@@ -119,7 +120,7 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 
     if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
         changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
     changed["data"] = base.data.model_copy(update={"tasks": part.tasks})
-    changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
+    changed |= {key: value for key in ("rewards", "held_out", "sampler") if (value := getattr(part, key)) is not None}
     return base.model_copy(update=changed)
 
 

@@ -1,0 +1,71 @@
+"""At which noise levels DiffusionNFT's gradient is signal: cosines between the gradients of different pictures.
+
+    python benchmarks/gradient_levels.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6
+
+Same prompts: of a rollout's two halves, which hold every second member of every group. Other prompts: of every two
+rollouts, with a standard error as if pairs were independent; that is what learning brings beyond the prompts that it
+saw. PART: of the recipe, from 1. No weights change.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import sys
+from datetime import date
+from itertools import combinations
+from typing import Any
+
+import torch
+from gradients import gradient  # beside this file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from unipic.train.flow_loss import TimesConfig
+from unipic.train.nft import NftConfig, NftStage
+from unipic.train.pdtr import part_config
+from unipic.train.processes import Processes
+from unipic.train.stages import read
+
+LEVELS = (0.15, 0.4, 0.65, 0.85, 0.94, 0.97, 0.99)
+
+
+def alike(one: Tensor, other: Tensor) -> float:
+    return float(cosine_similarity(one, other, dim=0))
+
+
+def at_level(config: NftConfig, level: float) -> NftConfig:
+    return config.model_copy(update={"times": TimesConfig(mean=math.log(level / (1 - level)), std=1e-6)})
+
+
+def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
+    whole: Any = read(recipe, sets)
+    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model)
+    config = NftConfig.model_validate({**asked.model_dump(), "updates": 2, "levels": 1})
+    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
+    stage = NftStage(config)
+    stage.place(processes)
+    halves = dict[float, list[list[Tensor]]]()
+    for step in range(int(rollouts)):
+        updates = stage.rollout(stage.batch(step, range(config.batch)), step, processes)
+        for level in LEVELS:
+            stage.config = at_level(config, level)
+            halves.setdefault(level, []).append([gradient(stage, update, processes) for update in updates])
+        stage.config = config
+    print(
+        f"{recipe}, part {part} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in groups of {config.group}; "
+        f"{platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
+    )
+    print("| noise level | same prompts | other prompts | norm |\n|---|---|---|---|")
+    for level, found in halves.items():
+        same = statistics.fmean(alike(*pair) for pair in found)
+        sums = [(one + other) / 2 for one, other in found]
+        others = [alike(*pair) for pair in combinations(sums, 2)]
+        error = statistics.stdev(others) / len(others) ** 0.5 if len(others) > 1 else math.nan
+        norm = statistics.fmean(float(each.norm()) for each in sums)
+        print(f"| {level} | {same:.2f} | {statistics.fmean(others):.3f} ± {error:.3f} | {norm:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
