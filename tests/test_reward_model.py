@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unipic import BadModel, UniPic
@@ -18,6 +20,7 @@ from unipic.models.find import find_model
 from unipic.models.inventory import report_of
 from unipic.models.mllm import MLLM
 from unipic.models.reward_model import OUTPUTS, QUESTION, Edited, RewardModel, load_reward_model, new_head
+from unipic.models.weights import write_tensors
 from unipic.rewards.configs import EditRewardConfig
 from unipic.rewards.reward import Sample
 
@@ -182,7 +185,7 @@ def test_the_reward_scores_groups_and_leaves_out_what_is_no_edit(model: RewardMo
     samples = [
         Sample(e.instruction, result, e.source.copy()) for e in edits for result in e.results
     ]  # equal sources need not be one object
-    wanted = model.score(edits) / 10
+    wanted = model.score(edits, bounded=False) / 10
     mixed = [samples[0], Sample("a star", picture(9)), *samples[:0:-1]]
     for i, output in enumerate(OUTPUTS):
         reward = EditRewardConfig(kind="edit_reward", model=str(folder), output=output, batch=4, device="cpu").open()
@@ -190,3 +193,20 @@ def test_the_reward_scores_groups_and_leaves_out_what_is_no_edit(model: RewardMo
         assert scores[1] is None
         told = [scores[0], *scores[:1:-1]]
         assert told == pytest.approx(wanted[:, i].tolist(), abs=1e-5)
+
+
+def test_hopeless_edits_do_not_tie_as_rewards(folder: Path, tmp_path: Path) -> None:
+    """Where a score has an end, a group's members would all be at it."""
+    shutil.copytree(folder, tmp_path / "low")
+    path = tmp_path / "low" / "reward_head" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["scores.bias"] = torch.full_like(tensors["scores.bias"], -9.0)
+    write_tensors(path, tensors)
+    (tmp_path / "low" / "manifest.json").unlink()
+    low, edits = load_reward_model(find_model(str(tmp_path / "low")), torch.float32, CPU), groups()
+    assert torch.equal(low.score(edits), torch.zeros(len(low.score(edits)), 3))
+    samples = [Sample(e.instruction, result, e.source) for e in edits for result in e.results]
+    reward = EditRewardConfig(kind="edit_reward", model=str(tmp_path / "low"), device="cpu").open()
+    scores = [score for score in reward.score(samples) if score is not None]
+    assert max(scores) < 0
+    assert len(set(scores)) == len(samples)

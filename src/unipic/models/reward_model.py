@@ -79,10 +79,15 @@ class RewardModel:
         self.mllm, self.net = mllm, RewardNet(mllm.model, head.to(mllm.device))
 
     @torch.no_grad()
-    def score(self, edits: Sequence[Edited], batch: int = 16) -> Tensor:
-        """Scores of all results in their order, N×3 of `OUTPUTS`, 0 to 10. batch: of results in a forward."""
+    def score(self, edits: Sequence[Edited], batch: int = 16, *, bounded: bool = True) -> Tensor:
+        """Scores of all results in their order, N×3 of `OUTPUTS`, 0 to 10. batch: of results in a forward.
+
+        bounded: what the head puts below 0 or above 10 is 0 or 10. A reward goes without: of two edits that are
+        hopeless one may still be the better.
+        """
         parts = [self.predict(part) for part in _batches(edits, batch)]
-        return torch.cat([torch.zeros(0, len(OUTPUTS)), *(part.float().cpu() for part in parts)]).clamp(0, 1) * FULL
+        shares = torch.cat([torch.zeros(0, len(OUTPUTS)), *(part.float().cpu() for part in parts)])
+        return (shares.clamp(0, 1) if bounded else shares) * FULL
 
     def predict(self, edits: Sequence[Edited], *, shared: bool = True) -> Tensor:
         """N×3 as shares of `FULL`, unbounded, with gradients for whoever trains.

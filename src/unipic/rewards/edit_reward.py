@@ -14,7 +14,8 @@ from unipic.rewards.reward import Sample
 
 
 class EditReward:
-    """One of a reward model's outputs as a share of its best, 0 to 1. Samples of one source and instruction share it.
+    """One of a reward model's outputs as a share of its best, about 0 to 1. Samples of one source and instruction share
+    what is read of it.
 
     model: a folder, or a hub name. output: one of `OUTPUTS`. batch: of results in a forward.
     """
@@ -39,7 +40,8 @@ class EditReward:
         edits = [_group([samples[i] for i in members]) for members in groups.values()]
         scores: list[float | None] = [None] * len(samples)
         order = [i for members in groups.values() for i in members]
-        for i, score in zip(order, self.model.score(edits, self.batch)[:, self.index].tolist(), strict=True):
+        found = self.model.score(edits, self.batch, bounded=False)[:, self.index].tolist()
+        for i, score in zip(order, found, strict=True):
             scores[i] = score / FULL
         return scores
 
