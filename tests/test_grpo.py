@@ -309,6 +309,33 @@ def test_merged_adapters_are_the_same_function_and_leave_no_trace() -> None:
     assert all(p.requires_grad == (".lora_" in name) for name, p in made.transformer.named_parameters())
 
 
+@pytest.mark.parametrize("task", ["generate", "edit"])
+def test_folded_adapters_have_the_gradients_of_those_beside(task: str) -> None:
+    made = grpo("tiny-kontext", task)
+    _, updates = rolled(made)
+    assert made.folds
+    found = {}
+    for made.folds in (True, False):
+        for p in made.transformer.parameters():
+            p.grad = None
+        for micro in updates[1].micros:
+            made.losses(micro, None).sum().backward()  # type: ignore[arg-type]
+        assert all((p.grad is not None) == (".lora_" in name) for name, p in made.transformer.named_parameters())
+        found[made.folds] = {n: p.grad for n, p in made.transformer.named_parameters() if p.grad is not None}
+    largest = max(float(grad.abs().max()) for grad in found[False].values())
+    for name, grad in found[True].items():
+        torch.testing.assert_close(grad, found[False][name], rtol=1e-4, atol=1e-5 * largest, msg=name)
+    assert not any("forward" in vars(layer) for layer in made.transformer.modules())
+
+
+def test_checkpointed_layers_are_not_folded() -> None:
+    """They are computed again in the backward pass."""
+    checkpointed = grpo("tiny-kontext", "generate", gradient_checkpointing=True)
+    assert not checkpointed.folds
+    _, updates = rolled(checkpointed)
+    checkpointed.losses(updates[0].micros[0], None).sum().backward()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

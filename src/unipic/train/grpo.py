@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +34,7 @@ from unipic.train.joint import JointConfig, JointStage, TuneConfig
 from unipic.train.kontext import KontextConfig, KontextStage
 from unipic.train.log import Shown
 from unipic.train.loop import Micro, Update
-from unipic.train.lora import LoraConfig, merged, without_adapters
+from unipic.train.lora import LoraConfig, folded, merged, without_adapters
 from unipic.train.metaquery import Reference
 from unipic.train.notes import Notes, totals
 from unipic.train.optim import EmaConfig, OptimizerConfig, Tensors
@@ -143,6 +143,7 @@ class GrpoStage:
         self.device = processes.device
         exact = processes.dtype == torch.float32
         self.merges = processes.count == 1 and (exact if self.config.merge is None else self.config.merge)
+        self.folds = self.merges and exact and not self.config.gradient_checkpointing
         self.autocast = processes.autocast  # rollouts compute as updates do, or a fresh ratio is not 1
         self.sampler = Sampler(self.config.sampler, ModelSpec(self.base.dit_folder).shift, self.device)
 
@@ -258,6 +259,10 @@ class GrpoStage:
                 micros.append(Part(numbers, ids, step, part, tuple(weights[start : start + size]), number == 0))
         return Update(micros, sum(counts) * len(self.learnt()))
 
+    def learning(self) -> AbstractContextManager[None]:
+        """In it the transformer computes what has gradients."""
+        return folded(self.transformer) if self.folds else nullcontext()
+
     # --- loss ---------------------------------------------------------------------------------------------------------
 
     def losses(self, micro: Part, draws: Draws) -> Tensor:
@@ -266,7 +271,8 @@ class GrpoStage:
         rolled, walked = self.rolled, self.rolled.trajectory.steps[i]
         given, x, next_x = rolled.given.at(at), walked.x[at], walked.next_x[at]
         negative = walked.negative[at] if micro.fresh and walked.negative is not None else None
-        v, _ = self.sampler.velocity(self.transformer, given, i, x, negative)
+        with self.learning():
+            v, _ = self.sampler.velocity(self.transformer, given, i, x, negative)
         drawn = self.sampler.step(i, x, v, next_x)
         advantage = rolled.advantages[at].nan_to_num()
         log_ratio = drawn.log_prob - walked.log_prob[at]

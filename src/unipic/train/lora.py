@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,43 @@ def merged(transformer: nn.Module) -> Iterator[None]:
     finally:
         for layer, weight in zip(layers, kept, strict=True):
             layer.base_layer.weight.data = weight
+
+
+@contextmanager
+def folded(transformer: nn.Module) -> Iterator[None]:
+    """As `merged`, and adapters have their gradients: of W + (α/r)·B·A in one product, not of three beside each other.
+
+    Not with gradient checkpointing, which would compute the layers anew after the block.
+    """
+    layers = [layer for layer in transformer.modules() if isinstance(layer, LoraLinear)]
+    for layer in layers:
+        a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        with torch.no_grad():
+            weight = layer.base_layer.weight + layer.get_delta_weight(ADAPTER)
+        layer.forward = partial(_Folded.apply, layer.scaling[ADAPTER], a, b, weight, layer.base_layer.bias)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # its own, which hid its class's
+
+
+class _Folded(torch.autograd.Function):
+    """x·Wᵀ + bias, of a W that is no parameter but was made of a and b; x: …×in, a: r×in, b: out×r."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: float, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b, weight, x)
+        ctx.scale = scale
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *of: Tensor) -> tuple[Tensor | None, ...]:
+        (a, b, weight, x), (given,) = ctx.saved_tensors, of
+        rows, wanted = x.flatten(0, -2), given.flatten(0, -2)
+        of_a = ctx.scale * (wanted @ b).T @ rows
+        of_b = ctx.scale * wanted.T @ (rows @ a.T)
+        return None, of_a, of_b, None, None, given @ weight if ctx.needs_input_grad[5] else None
 
 
 @contextmanager

@@ -73,7 +73,8 @@ class NftStage(GrpoStage):
                 with without_adapters(self.transformer):
                     v_before = forward(self.transformer, given.condition, given.references, x, t)
         # The last: adapters that were swapped after it would not be those of its gradient.
-        v = forward(self.transformer, given.condition, given.references, x, t)
+        with self.learning():
+            v = forward(self.transformer, given.condition, given.references, x, t)
         v_then = v.detach() if v_then is None else v_then
         advantage = self.rolled.advantages[at].nan_to_num()
         losses = negative_aware_losses(
