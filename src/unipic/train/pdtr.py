@@ -37,7 +37,6 @@ from unipic.train.lora import LoraConfig, save_lora
 from unipic.train.nft import NftConfig, NftStage
 from unipic.train.processes import Processes
 from unipic.train.resuming import begun, finished
-from unipic.train.rollout import SamplerConfig
 
 LORA = "pytorch_lora_weights.safetensors"
 START = "start.sha256"  # in a part's folder: of the weights that it starts from
@@ -48,13 +47,12 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 
 
 class PartConfig(Strict):
-    """tasks: alternate, where there are two. rewards, held_out, sampler: in place of those of `grpo`."""
+    """tasks: alternate, where there are two. rewards, held_out: in place of those of `grpo`."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     rewards: Rewards | None = None
     held_out: Rewards | None = None
-    sampler: SamplerConfig | None = None
 
 
 class EvaluateConfig(Strict):
@@ -120,7 +118,7 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 
     if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
         changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
     changed["data"] = base.data.model_copy(update={"tasks": part.tasks})
-    changed |= {key: value for key in ("rewards", "held_out", "sampler") if (value := getattr(part, key)) is not None}
+    changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
     return base.model_copy(update=changed)
 
 
