@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from gradients import gradient  # beside this file
+from gradients import halves  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -41,24 +41,24 @@ def at_level(config: NftConfig, level: float) -> NftConfig:
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
     whole: Any = read(recipe, sets)
-    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model)
+    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
     config = NftConfig.model_validate({**asked.model_dump(), "updates": 2, "levels": 1})
     processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
     stage = NftStage(config)
     stage.place(processes)
-    halves = dict[float, list[list[Tensor]]]()
+    measured = dict[float, list[list[Tensor]]]()
     for step in range(int(rollouts)):
         updates = stage.rollout(stage.batch(step, range(config.batch)), step, processes)
         for level in LEVELS:
             stage.config = at_level(config, level)
-            halves.setdefault(level, []).append([gradient(stage, update, processes) for update in updates])
+            measured.setdefault(level, []).append(halves(stage, updates, processes))
         stage.config = config
     print(
-        f"{recipe}, part {part} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in groups of {config.group}; "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
+        f"{recipe}, part {part} of {config.model} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in "
+        f"groups of {config.group}; {platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
     )
     print("| noise level | same prompts | other prompts | norm |\n|---|---|---|---|")
-    for level, found in halves.items():
+    for level, found in measured.items():
         same = statistics.fmean(alike(*pair) for pair in found)
         sums = [(one + other) / 2 for one, other in found]
         others = [alike(*pair) for pair in combinations(sums, 2)]

@@ -11,6 +11,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -39,6 +40,16 @@ def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
     return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
 
+def halves(stage: Any, updates: Sequence[Update], processes: Processes) -> list[Tensor]:
+    """Each with noise of its own: what is noised alike has errors in common, which halves weigh with opposite signs."""
+    config, found = stage.config, []
+    for number, update in enumerate(updates, 1):
+        stage.config = config.model_copy(update={"seed": config.seed + number})
+        found.append(gradient(stage, update, processes))
+    stage.config = config
+    return found
+
+
 def main(recipe: str = "tiny/pdtr-grpo", task: str = "generate", rollouts: str = "2", *sets: str) -> None:
     raw, _ = read_recipe(recipe)
     raw = raw.get("grpo", raw) | {"updates": 2}
@@ -51,7 +62,7 @@ def main(recipe: str = "tiny/pdtr-grpo", task: str = "generate", rollouts: str =
         cosines, diverse, spent = [], [], time.process_time()
         for step in range(int(rollouts)):
             updates = stage.rollout(stage.batch(step, range(stage.config.batch)), step, processes)
-            one, other = (gradient(stage, update, processes) for update in updates)
+            one, other = halves(stage, updates, processes)
             cosines.append(float(cosine_similarity(one, other, dim=0)))
             diverse.append(stage.told(processes)["diversity"])
         spent = (time.process_time() - spent) / len(cosines)

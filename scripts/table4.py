@@ -200,13 +200,12 @@ def details(found: dict[tuple[str, int], Run]) -> list[list[str]]:
 
 
 def main(given: argparse.Namespace) -> None:
-    sets = [f"evaluate.parts=[{', '.join(MEASURES.values())}]", *given.sets]
     for seed in [] if given.page else given.seeds:
         for row in given.rows:
             run = given.runs / f"{row}-{seed}"
             if not finished(given.runs, [row], [seed]):
-                take_over(given.runs, row, seed, sets)
-                train(row, seed, run, sets)
+                take_over(given.runs, row, seed, given.sets)
+                train(row, seed, run, given.sets)
                 write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
     write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
     print(given.results / "table4.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -99,6 +100,22 @@ def test_the_second_update_still_knows_the_rollout_s_velocity() -> None:
         for name, p in made.transformer.named_parameters():
             p.copy_(kept[name])
     torch.testing.assert_close(made.losses(late, None).detach(), still)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("beta", "fresh", "forwards"), [(0.0, True, 1), (0.1, True, 2), (0.0, False, 2), (0.1, False, 3)]
+)
+def test_nothing_is_computed_that_is_known_or_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, beta: float, fresh: bool, forwards: int
+) -> None:
+    """A fresh update's own velocity is the rollout's; without beta nobody asks for the model without adapters."""
+    made = nft(micro_batch=4, beta=beta)
+    _, updates = rolled(made)
+    counted = Mock(wraps=nft_module.forward)
+    monkeypatch.setattr(nft_module, "forward", counted)
+    made.losses(updates[0 if fresh else 1].micros[0], None)  # type: ignore[arg-type]
+    assert counted.call_count == forwards
+    assert ("kl" in made.notes.values) == (beta > 0)
 
 
 def test_a_group_is_noised_alike_and_not_as_it_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,9 +242,11 @@ TABLE4 = {
 @pytest.mark.parametrize("name", TABLE4)
 @pytest.mark.parametrize("where", ["paper", "tiny"])
 def test_a_row_of_table_4_is_pdtr_but_for_its_parts(where: str, name: str) -> None:
-    """In the world the verifier stands for GenEval's detector."""
+    """In the world the verifier stands for GenEval's detector, and descriptions are asked for, too."""
     config, pdtr = resolved(f"{where}/table4-{name}"), resolved(f"{where}/pdtr")
-    assert config.model_copy(update={"parts": pdtr.parts}) == pdtr
+    if where == "tiny":
+        assert config.evaluate == pdtr.evaluate.model_copy(update={"parts": ("geneval", "edit", "dense")})
+    assert config.model_copy(update={"parts": pdtr.parts, "evaluate": pdtr.evaluate}) == pdtr
     found = {}
     for part in map(partial(part_config, config, model="tiny"), config.parts):
         ((task,), (reward,)) = part.data.tasks, part.rewards.values()

@@ -50,7 +50,8 @@ class GrpoConfig(DitConfig):
     `updates` updates (paper: 256, 16; the reference implementation's two).
 
     rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process;
-    None: in float32, where the ratio of a fresh rollout stays within 1e-5 of 1.
+    None: in float32, where the ratio of a fresh rollout stays within 1e-5 of 1. There also while learning, unless
+    layers are computed twice.
     advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
     the ratio; log-probabilities are averaged over dimensions, so it is close to 1. guard: see `policy.normalised`.
     beta: weight of the KL to the model without adapters. kl: the reference implementation's form, to which the paper's
@@ -260,7 +261,7 @@ class GrpoStage:
         return Update(micros, sum(counts) * len(self.learnt()))
 
     def learning(self) -> AbstractContextManager[None]:
-        """In it the transformer computes what has gradients."""
+        """With the adapters folded into the weights, where that is exact."""
         return folded(self.transformer) if self.folds else nullcontext()
 
     # --- loss ---------------------------------------------------------------------------------------------------------

@@ -96,11 +96,11 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *of: Tensor) -> tuple[Tensor | None, ...]:
-        (a, b, weight, x), (given,) = ctx.saved_tensors, of
-        rows, wanted = x.flatten(0, -2), given.flatten(0, -2)
-        of_a = ctx.scale * (wanted @ b).T @ rows
-        of_b = ctx.scale * wanted.T @ (rows @ a.T)
-        return None, of_a, of_b, None, None, given @ weight if ctx.needs_input_grad[5] else None
+        (a, b, weight, x), (of_out,) = ctx.saved_tensors, of
+        rows, of_rows = x.flatten(0, -2), of_out.flatten(0, -2)
+        of_a = ctx.scale * (of_rows @ b).T @ rows
+        of_b = ctx.scale * of_rows.T @ (rows @ a.T)
+        return None, of_a, of_b, None, None, of_out @ weight if ctx.needs_input_grad[5] else None
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """DiffusionNFT (Zheng et al. 2025): reinforcement on the forward process, without guidance and without likelihoods.
 
-Rollouts follow the flow. Each picture is noised anew, and the velocity is drawn towards it as much as it was better
-than its group, and away from it as much as it was worse: both are mixtures of the present velocity and the rollout's.
+Rollouts follow the flow. Each picture is noised anew (a group's alike, which is not the paper's), and the velocity is drawn
+towards it as much as it was better than its group, and away from it as much as it was worse: both are mixtures of the
+present velocity and the rollout's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class NftStage(GrpoStage):
     config: NftConfig
 
     def rollout(self, micros: Sequence[Groups], step: int, processes: Processes) -> list[Update]:
-        self.before = {name: p.detach().clone() for name, p in self._adapters()}
+        if self.config.updates > 1:
+            self.before = {name: p.detach().clone() for name, p in self._adapters()}
         return super().rollout(micros, step, processes)
 
     def noisy(self, step: int) -> range:
@@ -59,7 +61,7 @@ class NftStage(GrpoStage):
     def losses(self, micro: Part, draws: Draws) -> Tensor:
         config, at = self.config, list(micro.at)
         given, x0 = self.rolled.given.at(at), self.rolled.trajectory.end[at]
-        # Alike for all of a group: its advantages sum to 0, and what its pictures' errors have in common cancels.
+        # Alike for a group, unlike the paper: its advantages sum to 0, and what is common to errors nearly cancels.
         firsts = [number - number % config.group for number in micro.numbers]
         draws = Draws(config.seed, [NOISED + first * config.levels + micro.step for first in firsts], self.device)
         noise, t = draws.normal(*x0.shape[1:]), times(config.times, draws)
