@@ -20,7 +20,7 @@ from unipic.rewards.world import WorldReward
 class WorldRewardConfig(Strict):
     """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
 
-    mark: in place of the score "pq", of edits "sc", or "near": how near to right a picture is, of edits by their pixels.
+    mark: in place of the score "pq", of edits "sc", or "near": how near to right a picture is, of edits by pixels.
     """
 
     kind: Literal["world"]

@@ -1,6 +1,6 @@
 """DiffusionNFT (Zheng et al. 2025): reinforcement on the forward process, without guidance and without likelihoods.
 
-Rollouts follow the flow. Each picture is noised anew (a group's alike, which is not the paper's), and the velocity is drawn
+Rollouts follow the flow. Each picture is noised anew (a group's alike, unlike the paper's), and the velocity is drawn
 towards it as much as it was better than its group, and away from it as much as it was worse: both are mixtures of the
 present velocity and the rollout's.
 """
