@@ -1,10 +1,9 @@
 """At which noise levels DiffusionNFT's gradient is signal: cosines between the gradients of different pictures.
 
-    python benchmarks/gradient_levels.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6
+    python benchmarks/gradient_levels.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6; 2 at least
 
-Same prompts: of a rollout's two halves, which hold every second member of every group. Other prompts: of every two
-rollouts, with a standard error as if pairs were independent; that is what learning brings beyond the prompts that it
-saw. PART: of the recipe, from 1. No weights change.
+Between every two rollouts, which have no prompt in common: what learning brings beyond the prompts that it saw. The
+standard error is as if pairs were independent. PART: of the recipe, from 1. No weights change.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from gradients import halves  # beside this file
+from gradients import gradient  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -31,10 +30,6 @@ from unipic.train.stages import read
 LEVELS = (0.15, 0.4, 0.65, 0.85, 0.94, 0.97, 0.99)
 
 
-def alike(one: Tensor, other: Tensor) -> float:
-    return float(cosine_similarity(one, other, dim=0))
-
-
 def at_level(config: NftConfig, level: float) -> NftConfig:
     return config.model_copy(update={"times": TimesConfig(mean=math.log(level / (1 - level)), std=1e-6)})
 
@@ -42,29 +37,27 @@ def at_level(config: NftConfig, level: float) -> NftConfig:
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
     whole: Any = read(recipe, sets)
     asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
-    config = NftConfig.model_validate({**asked.model_dump(), "updates": 2, "levels": 1})
+    config = NftConfig.model_validate({**asked.model_dump(), "updates": 1, "levels": 1})
     processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
     stage = NftStage(config)
     stage.place(processes)
-    measured = dict[float, list[list[Tensor]]]()
+    measured = dict[float, list[Tensor]]()
     for step in range(int(rollouts)):
-        updates = stage.rollout(stage.batch(step, range(config.batch)), step, processes)
+        (update,) = stage.rollout(stage.batch(step, range(config.batch)), step, processes)
         for level in LEVELS:
             stage.config = at_level(config, level)
-            measured.setdefault(level, []).append(halves(stage, updates, processes))
+            measured.setdefault(level, []).append(gradient(stage, update, processes))
         stage.config = config
     print(
         f"{recipe}, part {part} of {config.model} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in "
         f"groups of {config.group}; {platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
     )
-    print("| noise level | same prompts | other prompts | norm |\n|---|---|---|---|")
+    print("| noise level | cosine | norm |\n|---|---|---|")
     for level, found in measured.items():
-        same = statistics.fmean(alike(*pair) for pair in found)
-        sums = [(one + other) / 2 for one, other in found]
-        others = [alike(*pair) for pair in combinations(sums, 2)]
-        error = statistics.stdev(others) / len(others) ** 0.5 if len(others) > 1 else math.nan
-        norm = statistics.fmean(float(each.norm()) for each in sums)
-        print(f"| {level} | {same:.2f} | {statistics.fmean(others):.3f} ± {error:.3f} | {norm:.3f} |", flush=True)
+        cosines = [float(cosine_similarity(*pair, dim=0)) for pair in combinations(found, 2)]
+        error = statistics.stdev(cosines) / len(cosines) ** 0.5 if len(cosines) > 1 else math.nan
+        norm = statistics.fmean(float(each.norm()) for each in found)
+        print(f"| {level} | {statistics.fmean(cosines):.3f} ± {error:.3f} | {norm:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/gradients.py [RECIPE] [TASK] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr-grpo, generate, 2
 
-Halves hold every second member of every group: the same prompts, measured from the same means. No weights change.
+Halves hold every second member of every group: the same prompts. No weights change.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
         with processes.autocast():
             losses = stage.losses(micro, Draws(stage.config.seed, micro.numbers, processes.device))
         (losses.sum() / update.terms).backward()
-    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
 def halves(stage: Any, updates: Sequence[Update], processes: Processes) -> list[Tensor]:
-    """Each with noise of its own: what is noised alike has errors in common, which halves weigh with opposite signs."""
+    """Each with noise of its own, and measured from its own means: what errors have in common must cancel in each."""
     config, found = stage.config, []
+    apart = stage.rolled.advantages.view(-1, config.group // len(updates), len(updates))
+    stage.rolled.advantages = (apart - apart.mean(1, keepdim=True)).flatten()
     for number, update in enumerate(updates, 1):
         stage.config = config.model_copy(update={"seed": config.seed + number})
         found.append(gradient(stage, update, processes))
