@@ -182,15 +182,27 @@ def change(model: Path, relative: str, changes: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content))
 
 
+def tensors_of(model: Path, relative: str) -> dict[str, torch.Tensor]:
+    """A file's tensors; what is there in shards becomes that one file first."""
+    if not (model / relative).exists():
+        places = json.loads((model / f"{relative}.index.json").read_text())["weight_map"]
+        shards = [str(Path(relative).with_name(name)) for name in sorted(set(places.values()))]
+        whole = {name: tensor for file in shards for name, tensor in load_file(model / file).items()}
+        for file in (*shards, f"{relative}.index.json"):
+            remove(model, file)
+        save_file(whole, model / relative)
+    return load_file(model / relative)
+
+
 def put(model: Path, relative: str, tensors: Mapping[str, Any]) -> None:
     """Add, replace or take away tensors of a file."""
-    kept = load_file(model / relative) | dict(tensors)
+    kept = tensors_of(model, relative) | dict(tensors)
     save_file({name: tensor for name, tensor in kept.items() if tensor is not REMOVED}, model / relative)
 
 
 def poison(model: Path, relative: str, tensor: str, value: float, dtype: torch.dtype = torch.float16) -> None:
     """One bad number, the last of a tensor."""
-    poisoned = load_file(model / relative)[tensor].float()
+    poisoned = tensors_of(model, relative)[tensor].float()
     poisoned.view(-1)[-1] = value
     put(model, relative, {tensor: poisoned.to(dtype)})
 
@@ -241,7 +253,7 @@ def move_out(model: Path, relative: str) -> None:
 
 def shard(model: Path, relative: str) -> list[str]:
     """Split weights over two files with an index."""
-    tensors = load_file(model / relative)
+    tensors = tensors_of(model, relative)
     stem = relative.removesuffix(".safetensors")
     shards = {f"{stem}-0000{i}-of-00002.safetensors": sorted(tensors)[i - 1 :: 2] for i in (1, 2)}
     for file, names in shards.items():
