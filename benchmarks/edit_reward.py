@@ -1,4 +1,4 @@
-"""What scoring groups of edits costs when source and instruction are read once, beside a whole prompt for every result.
+"""What scoring groups of edits costs when instruction and source are read once, beside a whole prompt for every result.
 
     python benchmarks/edit_reward.py [MODEL] [GROUP] [SIDE]
 

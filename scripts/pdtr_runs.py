@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -12,13 +14,17 @@ from typing import Any, Literal
 from unipic.config import read_recipe
 from unipic.errors import BadInput
 from unipic.evals.run import CONFIG, RESULTS
-from unipic.evals.score import Estimate
+from unipic.evals.score import Estimate, Z
 from unipic.report import from_log
 from unipic.report.curves import Points
 from unipic.train.lines import read_lines
 
 Task = Literal["generate", "edit"]
-BENCHMARK = {"generate": "geneval", "edit": "edit"}  # the part of the world's benchmark that is a task's
+BENCHMARK: Mapping[Task, str] = {
+    "generate": "geneval",
+    "edit": "edit",
+}  # the part of the world's benchmark that is a task's
+POINTS = {"geneval": 1, "edit": 10}  # of the best item
 NAMES = {"generate": "text-to-image", "edit": "edits"}
 STRICT, STRICT_BEST, EDIT = 0.10, 0.92, 0.5  # the goals: a rise of text-to-image or a height of it, a rise of editing
 
@@ -40,6 +46,14 @@ class Evaluation:
             found = [each and each[name] for each in found]
         value, interval, count = found
         return None if value is None else Estimate(value, *interval, count)
+
+    def of_each(self, part: str) -> dict[str, dict[str, float]]:
+        """Scores of a part's items by their ids, in points like `of`; by group, which all weigh the same."""
+        found: dict[str, dict[str, float]] = {}
+        for line in read_lines(self.folder / "verdicts.jsonl"):
+            if line["id"].startswith(f"{part}-"):
+                found.setdefault(line["group"], {})[line["id"]] = POINTS[part] * line["score"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,11 @@ class Run:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those whose part of the benchmark was asked."""
+        return tuple(task for task, part in BENCHMARK.items() if self.evaluations[0].of(part) is not None)
+
     def finished(self) -> date:
         """When its last picture was judged; reading it, or running the same command again, does not change that."""
         last = max((each.folder / RESULTS).stat().st_mtime for each in self.evaluations)
@@ -89,13 +108,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one part did to one task. own: whether the part trained it."""
+    """What one part did to one task. own: whether the part trained it.
+
+    change: of the same items, drawn from the same noise. What items have in common drops out, so that its interval is
+    narrower than those of the two scores.
+    """
 
     part: Part
     task: Task
     own: bool
     before: Estimate
     after: Estimate
+    change: Estimate
 
     @property
     def asked(self) -> float:
@@ -115,8 +139,21 @@ def effects(run: Run) -> list[Effect]:
         for task in BENCHMARK:
             ends = [each.of(BENCHMARK[task]) for each in (before, after)]
             if ends[0] is not None and ends[1] is not None:
-                found.append(Effect(part, task, task in part.tasks, *ends))
+                changed = change(*(each.of_each(BENCHMARK[task]) for each in (before, after)))
+                found.append(Effect(part, task, task in part.tasks, *ends, changed))
     return found
+
+
+def change(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Estimate:
+    """Mean over groups of their items' mean change, with its normal 95 % interval: z times the standard error.
+
+    A group of one item has no deviation to be known, and counts as if it had none.
+    """
+    rises = [[after[group][id] - score for id, score in items.items()] for group, items in before.items()]
+    value = statistics.fmean(map(statistics.fmean, rises))
+    variances = (statistics.variance(own) / len(own) if len(own) > 1 else 0.0 for own in rises)
+    margin = Z * math.sqrt(sum(variances)) / len(rises)
+    return Estimate(value, value - margin, value + margin, sum(map(len, rises)))
 
 
 def opened(folder: Path) -> Run:

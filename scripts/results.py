@@ -26,6 +26,7 @@ from pdtr_runs import (
     STRICT_BEST,
     Evaluation,
     Run,
+    Task,
     cell,
     effects,
     opened,
@@ -68,7 +69,7 @@ def main(folders: Sequence[Path], results: Path, machine: str) -> None:
     for run in runs:
         save_png(curves(run), images / f"{run.name}-curves.png")
         sections.append(section(run, images.name, first=run is runs[0]))
-    for task in BENCHMARK:
+    for task in runs[0].tasks:
         save_png(small(pictures(runs[0], task)), images / f"{runs[0].name}-{task}.png")
     command = " ".join(["python scripts/results.py pdtr", *map(str, folders), str(results)])
     sections.append(f"Made from the runs' own files by `{command}`.")
@@ -84,7 +85,7 @@ def heading(run: Run, machine: str) -> str:
     done = effects(run)
     held = sum(all(e.holds for e in done if e.part is part) for part in run.parts)
     came = [
-        f"{NAMES[task]} {'reached' if it else 'missed'}" for task, (*_, it) in zip(BENCHMARK, goals(run), strict=True)
+        f"{NAMES[task]} {'reached' if it else 'missed'}" for task, (*_, it) in zip(run.tasks, goals(run), strict=True)
     ]
     return "\n\n".join(
         [
@@ -95,7 +96,7 @@ def heading(run: Run, machine: str) -> str:
             "noise ([what it asks](../evals.md)). In brackets: 95 % intervals. Novel items hold a combination that "
             "training leaves out; they and the ordinary ones are of the tags and types that have both.",
             f"**In short**: {held} of {len(run.parts)} parts do what is asked of each; "
-            f"of the goals, {' and '.join(came)}.",
+            f"of the goals, {' and '.join(came) or 'none was asked'}.",
             f"{ended(run)}{f' {machine}.' if machine else ''}",
         ]
     )
@@ -115,7 +116,7 @@ def ended(run: Run) -> str:
 
 def section(run: Run, images: str, *, first: bool) -> str:
     by_group = f"### By tag and type\n\n{groups(run)}"
-    sheets = [f"![{NAMES[task]}](../{images}/{run.name}-{task}.png)" for task in BENCHMARK]
+    sheets = [f"![{NAMES[task]}](../{images}/{run.name}-{task}.png)" for task in run.tasks]
     drawn = "The same items by every model, drawn at random; failures are left in."
     shown = [by_group, f"### Pictures\n\n{drawn}", *sheets] if first else []
     told = [
@@ -123,7 +124,9 @@ def section(run: Run, images: str, *, first: bool) -> str:
         *([] if first else [ended(run)]),
         scores(run),
         "### What is asked of each part",
-        "Its own task rises beyond the interval that it had before; another falls by no more than that interval.",
+        "Its own task rises beyond the interval that it had before; another falls by no more than that interval. The "
+        "same items from the same noise were asked each time: the last column is the mean change of an item, whose "
+        "interval is narrower.",
         floors(run),
         "### Goals",
         table(
@@ -165,17 +168,19 @@ def floors(run: Run) -> str:
         own = "its own" if each.own else "the other"
         task = f"{NAMES[each.task]} ({own})"
         holds = "holds" if each.holds else "**fails**"
-        rows.append([each.part.folder.name, task, cell(each.before), asked, cell(each.after), holds])
-    return table(["part", "task", "before", "asked", "after", ""], rows)
+        changed = f"{each.change.value:+.3g} [{each.change.low:+.3g}, {each.change.high:+.3g}]"
+        rows.append([each.part.folder.name, task, cell(each.before), asked, cell(each.after), holds, changed])
+    return table(["part", "task", "before", "asked", "after", "", "change of the same items"], rows)
 
 
 def goals(run: Run) -> list[tuple[str, str, str, bool]]:
     """Each with the score before and after all parts, and whether it is reached."""
     found = []
-    for task, said, best, rise in (
+    asked: tuple[tuple[Task, str, float, float], ...] = (
         ("generate", f"text-to-image, strict: {STRICT:+.2f}, or {STRICT_BEST} at least", STRICT_BEST, STRICT),
         ("edit", f"edits: {EDIT:+.1f} of 10", float("inf"), EDIT),
-    ):
+    )
+    for task, said, best, rise in (one for one in asked if one[0] in run.tasks):
         before, after = (run.evaluations[i].of(BENCHMARK[task]) for i in (0, -1))
         there = before and after and (after.value >= best or round(after.value - before.value, 4) >= rise)
         found.append((said, cell(before), cell(after), bool(there)))
@@ -223,7 +228,7 @@ def curves(run: Run) -> Image:
     return sheet(rows)
 
 
-def pictures(run: Run, task: str) -> Image:
+def pictures(run: Run, task: Task) -> Image:
     """Items drawn at random, with what the model made of each before, between and after."""
     judged = run.evaluations[0].config
     own = world.items(judged["seed"], judged["n"], (BENCHMARK[task],))

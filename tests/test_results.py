@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter
@@ -139,6 +140,44 @@ def test_floors_and_goals(
     assert [found[key] for key in ((1, True), (1, False), (2, True), (2, False))] == holds
     assert [there for *_, there in results.goals(opened)] == reached
     assert f"**In short**: {sum(all(holds[i : i + 2]) for i in (0, 2))} of 2 parts" in results.heading(opened, "")
+
+
+def test_changes_are_of_the_same_items(run: Path) -> None:
+    (_, edits, *_) = sorted(pdtr_runs.effects(pdtr_runs.opened(run)), key=lambda each: (each.part.number, each.own))
+    marks: list[dict[str, dict[str, float]]] = [{}, {}]
+    for number, own in enumerate(marks):
+        for line in map(json.loads, (run / f"eval-{number}" / "verdicts.jsonl").read_text().splitlines()):
+            own.setdefault(line["group"], {})[line["id"]] = 10 * line["score"]
+    groups = [group for group, items in marks[0].items() if next(iter(items)).startswith("edit-")]
+    rises = [np.mean([marks[1][group][id] - score for id, score in marks[0][group].items()]) for group in groups]
+    assert edits.change.value == pytest.approx(np.mean(rises))
+    assert edits.change.value == pytest.approx(edits.after.value - edits.before.value, abs=1e-6)
+
+
+def test_a_change_is_as_sure_as_its_items_agree() -> None:
+    before = {"a": {"1": 0.0, "2": 1.0, "3": 0.0}, "b": {"4": 1.0, "5": 1.0}}
+    alike = {group: {id: score + 1 for id, score in items.items()} for group, items in before.items()}
+    found = pdtr_runs.change(before, alike)
+    assert (found.value, found.low, found.high, found.count) == (1, 1, 1, 5)
+    found = pdtr_runs.change(before, {"a": {"1": 1.0, "2": 1.0, "3": 0.0}, "b": {"4": 1.0, "5": 0.0}})
+    assert found.value == pytest.approx((1 / 3 - 1 / 2) / 2)  # groups weigh the same
+    error = np.sqrt(np.var([1, 0, 0], ddof=1) / 3 + np.var([0, -1], ddof=1) / 2) / 2
+    assert found.high - found.value == pytest.approx(1.96 * error, rel=1e-4)
+
+
+def test_a_run_that_asked_one_task_alone_has_a_page_of_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "pdtr"
+    raw = RAW | {"evaluate": {"n": 6, "steps": 1, "parts": ["geneval"]}}
+    run_recipe(resolve(TypeAdapter(AnyConfig), raw, "test"), folder)
+    results.main([folder], tmp_path / "docs" / "results", "")
+    page = (tmp_path / "docs" / "results" / "pdtr.md").read_text()
+    assert [row[1] for row in tables(page)["What is asked of each part"][1:]] == [
+        "text-to-image (the other)",
+        "text-to-image (its own)",
+    ]
+    assert re.findall(r"\]\(\.\./images/(.+?)\)", page) == ["pdtr-curves.png", "pdtr-generate.png"]
 
 
 def test_minutes_are_what_the_log_adds_up_to(copied: Path) -> None:

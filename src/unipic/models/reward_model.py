@@ -1,13 +1,14 @@
-"""Skywork-EditReward: Qwen2.5-VL that has read source, instruction and result says how good the edit is (paper §3.4).
+"""Skywork-EditReward: Qwen2.5-VL that has read instruction, source and result says how good the edit is (paper §3.4).
 
 The state of the prompt's last token, after the final norm, passes a layer norm and a linear layer to three scores:
 how well the instruction was followed, the quality of the picture, and both together. The third is learnt like the
 others, not √(following · quality): of uncertain parts, the product of the means is not the mean of the product, and a
 judge may weigh them in its own way. The paper names the regression and Qwen2.5-VL-7B; prompt and head are ours.
 
-Source and instruction stand first. What they are read as does not depend on the result, so that edits of the same
+Instruction and source stand first. What they are read as does not depend on the result, so that edits of the same
 source, as a group of reinforcement is, share it: it is encoded once, and each result reads its keys and values.
-Positions are the library's own three-dimensional ones, as in `MLLM.describe`.
+Positions are the library's own three-dimensional ones, as in `MLLM.describe`. The result follows the source at once, so
+that the same place of both is as far apart under every instruction: what an edit changed can be seen by position.
 """
 
 from __future__ import annotations
@@ -135,8 +136,7 @@ class RewardModel:
     def _begun(self, instruction: str, grid: Tensor) -> list[int]:
         """Token ids of a user's turn up to the result. An instruction is text, never a special token."""
         mllm = self.mllm
-        start = [mllm.special["<|im_start|>"], *mllm.plain("user\n"), *self._shown(grid)]
-        return [*start, *mllm.plain(instruction + "\n")]
+        return [mllm.special["<|im_start|>"], *mllm.plain(f"user\n{instruction}\n"), *self._shown(grid)]
 
     def _ended(self, grid: Tensor) -> list[int]:
         """From the result to where the answer would begin."""
