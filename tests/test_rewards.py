@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -112,6 +112,44 @@ def test_an_edit_s_nearness_tells_near_from_far(type: str) -> None:
         assert nearly is not None
         assert source is not None
         assert 1 > nearly > source
+
+
+@pytest.mark.parametrize("type", edits.TYPES)
+def test_clean_is_what_an_edit_kept_and_how_well_formed_it_is(type: str) -> None:
+    """Whether it was done is another question: a source as it was is clean; one that lost its things is less."""
+    edit = edits.sample(3, "test", type, size=(64, 64))
+    right, before = render(edit.target), render(edit.source)
+    bare = render(replace(edit.source, background="gray" if edit.source.background != "gray" else "mint", objects=()))
+    done, undone, lost, grey = WorldReward(mark="clean").score(
+        [Sample("", picture, before, edit) for picture in (right, before, bare, GREY)]
+    )
+    assert done == pytest.approx(1, abs=0.03)
+    assert undone == pytest.approx(1, abs=0.03)
+    assert grey is not None
+    assert lost is not None
+    assert lost < 0.9
+    assert grey < 0.9
+
+
+def test_each_thing_lost_makes_an_edit_less_clean() -> None:
+    """Where SC is 0 from two losses on, the third still shows."""
+    edit = next(
+        e
+        for e in (edits.sample(i, "test", "subject-add", size=(128, 96)) for i in range(200))
+        if len(e.source.objects) == 3
+    )
+    pictures = [render(replace(edit.target, objects=edit.target.objects[n:])) for n in range(4)]
+    samples = [Sample("", picture, render(edit.source), edit) for picture in pictures]
+    clean, sc = WorldReward(mark="clean").score(samples), WorldReward(mark="sc").score(samples)
+    assert clean == pytest.approx([math.exp(-lost / 4) for lost in range(4)], rel=0.02)
+    assert sc[2:] == [0, 0]
+
+
+def test_of_what_is_no_edit_clean_is_quality() -> None:
+    scene = sample(7, "test", size=(64, 64), count=2)
+    pictures = [Sample("", picture, None, scene) for picture in (GREY, render(scene))]
+    assert WorldReward(mark="clean").score(pictures) == WorldReward(mark="pq").score(pictures)
+    assert WorldReward(mark="clean").score([Sample("", GREY, None, "of another source")]) == [None]
 
 
 def test_of_prompts_the_soft_score_is_how_near_they_are() -> None:

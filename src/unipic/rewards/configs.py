@@ -20,13 +20,14 @@ from unipic.rewards.world import WorldReward
 class WorldRewardConfig(Strict):
     """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
 
-    mark: in place of the score "pq", of edits "sc", or "near": how near to right a picture is, of edits by pixels.
+    mark: in place of the score "pq", of edits "sc" or "clean", how well formed and how much kept; or "near":
+    how near to right a picture is, of edits by pixels.
     """
 
     kind: Literal["world"]
     weight: float = 1.0
     soft: bool = True
-    mark: Literal["sc", "pq", "near"] | None = None
+    mark: Literal["sc", "pq", "near", "clean"] | None = None
 
     def open(self) -> Reward:
         return WorldReward(self.soft, self.mark)

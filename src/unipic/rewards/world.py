@@ -23,13 +23,17 @@ from unipic.world.scene import Scene
 
 @dataclass(frozen=True)
 class Verdict:
-    """score, and soft, how near it is to right: 0 to 1. right: nothing is wrong. marks: SC and PQ, 0 to 10."""
+    """score, and soft, how near it is to right: 0 to 1. right: nothing is wrong. marks: SC and PQ, 0 to 10.
+
+    clean: √(PQ · what an edit kept), of an edit alone, 0 to 1; it says nothing of whether the edit was done.
+    """
 
     score: float
     right: bool
     reasons: tuple[str, ...] = ()
     marks: Mapping[str, float] = field(default_factory=dict)
     soft: float = 0.0
+    clean: float | None = None
 
 
 def judge(spec: Any, picture: Image) -> Verdict | None:
@@ -41,7 +45,8 @@ def judge(spec: Any, picture: Image) -> Verdict | None:
     if isinstance(spec, Edit):
         edited = verify.edit(render(spec.source), picture, spec)
         score, reasons = math.sqrt(edited.sc * edited.pq) / 10, () if edited.right else edited.reasons
-        return Verdict(score, edited.right, reasons, {"sc": edited.sc, "pq": edited.pq}, score)
+        clean = math.sqrt(edited.pq / 10 * edited.kept)
+        return Verdict(score, edited.right, reasons, {"sc": edited.sc, "pq": edited.pq}, score, clean)
     if isinstance(spec, Prompt):
         found = verify.prompt(picture, spec.metadata())
         return Verdict(float(found.correct), found.correct, found.reasons, soft=found.soft)
@@ -76,7 +81,9 @@ class WorldReward:
     """The verifier's score. soft: of prompts and captions how near a picture is to right, rather than 1 or 0.
 
     mark: in place of the score "sc" or "pq" as a share of 10; SC is of edits alone, and None of anything else. Or
-    "near", how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score.
+    "near", how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score. Or "clean":
+    √(PQ · what was kept), of what is no edit PQ. Whoever leaves the source as it is has all of that; it is there to
+    stand beside the score, which says less of how to get better (docs/reinforcement.md).
     """
 
     def __init__(self, soft: bool = True, mark: str | None = None) -> None:
@@ -85,6 +92,8 @@ class WorldReward:
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
         if self.mark == "near":
             return [_near(sample) for sample in samples]
+        if self.mark == "clean":
+            return [_clean(sample) for sample in samples]
         if self.mark is not None:
             return [_mark(sample, self.mark) for sample in samples]
         verdicts = [_verdict(sample) for sample in samples]
@@ -105,6 +114,11 @@ def _near(sample: Sample) -> float | None:
         return verify.nearness(sample.picture, sample.spec)
     verdict = _verdict(sample)
     return None if verdict is None else verdict.soft
+
+
+def _clean(sample: Sample) -> float | None:
+    verdict = _verdict(sample)
+    return _mark(sample, "pq") if verdict is None or verdict.clean is None else verdict.clean
 
 
 def _verdict(sample: Sample) -> Verdict | None:

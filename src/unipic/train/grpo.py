@@ -182,7 +182,7 @@ class GrpoStage:
         share = processes.share(self.config.batch)
         own = compared.flatten()[share]
         self.rolled = Rolled(given, trajectory, own.to(self.device))
-        return [self._update(groups, own, share.start, number, processes) for number in range(self.config.updates)]
+        return [self.update(groups, own, share.start, number, processes) for number in range(self.config.updates)]
 
     def noisy(self, step: int) -> range:
         """The levels of a rollout whose steps are random."""
@@ -242,7 +242,7 @@ class GrpoStage:
             for e, picture in zip(examples, pictures, strict=True)
         ]
 
-    def _update(self, groups: Groups, own: Tensor, first: int, number: int, processes: Processes) -> Update:
+    def update(self, groups: Groups, own: Tensor, first: int, number: int, processes: Processes) -> Update:
         """One of the step's updates, on every n-th of the rollout's samples. All processes have equally many forwards.
 
         own: advantages of this process's samples. first: which of the rollout's is the first of them.

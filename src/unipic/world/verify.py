@@ -6,6 +6,7 @@ is never passed as right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from unipic.world.render import render
 from unipic.world.scene import SIZES
 
 LOSS = 0.6  # of what was to be kept, for each thing that was not
+FEW = 2.0  # things lost at which the soft share of what was kept is e⁻¹
 FINE = 9.5  # of 10, in SC and PQ, from which an edit is right
 FADES = 48  # grey levels off at which a pixel's nearness is e⁻¹
 
@@ -38,12 +40,13 @@ class PromptVerdict:
 class EditVerdict:
     """sc: the least of how far the edit was done and how much else was kept. pq: objects well formed, ground clean.
 
-    Both 0 to 10.
+    Both 0 to 10. kept: softly, so that one loss fewer shows among many; 0 to 1.
     """
 
     sc: float
     pq: float
     reasons: tuple[str, ...]
+    kept: float = 0.0
 
     @property
     def right(self) -> bool:
@@ -156,7 +159,8 @@ def edit(source: Image.Image, result: Image.Image, spec: Edit) -> EditVerdict:
     account = account_of(view, spec)
     done = float(np.mean(account.done)) if account.done else 1.0
     kept = max(0.0, 1 - LOSS * account.lost)
-    return EditVerdict(10 * min(done, kept), pq, tuple(dict.fromkeys([*reasons, *account.reasons])))
+    said = tuple(dict.fromkeys([*reasons, *account.reasons]))
+    return EditVerdict(10 * min(done, kept), pq, said, math.exp(-account.lost / FEW))
 
 
 def nearness(result: Image.Image, spec: Edit) -> float:

@@ -1,0 +1,90 @@
+"""Of which reward DiffusionNFT's gradient is signal: cosines between the gradients of different pictures.
+
+    python benchmarks/gradient_rewards.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6; 2 at least
+
+The same rollouts are compared by every mark of the world's verifier. Between every two rollouts, which have no prompt
+in common: how far a mark's gradients agree, and how far they agree with those of the score, which is what is meant.
+The standard error is as if pairs were independent. PART: of the recipe, from 1. No weights change.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from itertools import combinations, permutations
+from typing import Any
+
+import torch
+from gradients import gradient  # beside this file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from unipic.rewards.reward import Sample, WeightedSum
+from unipic.rewards.world import WorldReward
+from unipic.train.nft import NftConfig, NftStage
+from unipic.train.pdtr import part_config
+from unipic.train.policy import advantages
+from unipic.train.processes import Processes
+from unipic.train.stages import read
+
+SCORE = "score"
+REWARDS = {SCORE: WorldReward(), **{mark: WorldReward(mark=mark) for mark in ("sc", "pq", "clean", "near")}}
+
+
+class Seen:
+    """Samples of a rollout, in their order."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        self.samples += samples
+        return [0.0] * len(samples)
+
+
+def gradients(stage: NftStage, step: int, processes: Processes) -> Iterator[tuple[str, Tensor]]:
+    """Of one rollout by every reward."""
+    seen, config = Seen(), stage.config
+    stage.rewards = WeightedSum({"seen": (1.0, seen)})
+    (groups,) = micros = stage.batch(step, range(config.batch))
+    stage.rollout(micros, step, processes)
+    for name, reward in REWARDS.items():
+        scores = torch.tensor(reward.score(seen.samples), dtype=torch.float64).view(-1, config.group)
+        own = advantages(scores, config.advantage, config.advantage_limit).flatten()
+        stage.rolled.advantages = own.to(stage.device)
+        yield name, gradient(stage, stage.update(groups, own, 0, 0, processes), processes)
+
+
+def mean_of(cosines: Sequence[float]) -> str:
+    error = statistics.stdev(cosines) / len(cosines) ** 0.5 if len(cosines) > 1 else float("nan")
+    return f"{statistics.fmean(cosines):.3f} ± {error:.3f}"
+
+
+def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
+    whole: Any = read(recipe, sets)
+    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
+    config = NftConfig.model_validate({**asked.model_dump(), "updates": 1, "beta": 0})  # KL has none at the start
+    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
+    stage = NftStage(config)
+    stage.place(processes)
+    found = dict[str, list[Tensor]]()
+    for step in range(int(rollouts)):
+        for name, row in gradients(stage, step, processes):
+            found.setdefault(name, []).append(row)
+    print(
+        f"{recipe}, part {part} of {config.model} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in "
+        f"groups of {config.group}; {platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
+    )
+    print("| reward | with itself | with the score |\n|---|---|---|")
+    for name, rows in found.items():
+        own = [float(cosine_similarity(a, b, dim=0)) for a, b in combinations(rows, 2)]
+        pairs = permutations(range(len(rows)), 2)
+        meant = [float(cosine_similarity(rows[i], found[SCORE][j], dim=0)) for i, j in pairs]
+        print(f"| {name} | {mean_of(own)} | {mean_of(meant)} |")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
