@@ -2,13 +2,14 @@
 
     python benchmarks/gradient_rewards.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6; 2 at least
 
-The same rollouts are compared by every mark of the world's verifier. Between every two rollouts, which have no prompt
-in common: how far a mark's gradients agree, and how far they agree with those of the score, which is what is meant.
-The standard error is as if pairs were independent. PART: of the recipe, from 1. No weights change.
+The same rollouts, their advantages computed anew from every mark of the world's verifier. Between every two of them,
+which have no prompt in common: how far a mark's gradients agree, and how far they agree with those of the score, which
+is what is meant. The standard error is as if pairs were independent. PART: of the recipe, from 1. No weights change.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import sys
@@ -48,12 +49,14 @@ class Seen:
 def gradients(stage: NftStage, step: int, processes: Processes) -> Iterator[tuple[str, Tensor]]:
     """Of one rollout by every reward."""
     seen, config = Seen(), stage.config
-    stage.rewards = WeightedSum({"seen": (1.0, seen)})
+    stage.rewards, stage.held_out = WeightedSum({"seen": (1.0, seen)}), WeightedSum({})
     (groups,) = micros = stage.batch(step, range(config.batch))
     stage.rollout(micros, step, processes)
     for name, reward in REWARDS.items():
-        scores = torch.tensor(reward.score(seen.samples), dtype=torch.float64).view(-1, config.group)
-        own = advantages(scores, config.advantage, config.advantage_limit).flatten()
+        scores = [math.nan if score is None else score for score in reward.score(seen.samples)]
+        compared = advantages(torch.tensor(scores).view(-1, config.group), config.advantage, config.advantage_limit)
+        if (own := compared.flatten()).isnan().all():
+            continue  # a mark of edits alone
         stage.rolled.advantages = own.to(stage.device)
         yield name, gradient(stage, stage.update(groups, own, 0, 0, processes), processes)
 
@@ -83,7 +86,7 @@ def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets:
         own = [float(cosine_similarity(a, b, dim=0)) for a, b in combinations(rows, 2)]
         pairs = permutations(range(len(rows)), 2)
         meant = [float(cosine_similarity(rows[i], found[SCORE][j], dim=0)) for i, j in pairs]
-        print(f"| {name} | {mean_of(own)} | {mean_of(meant)} |")
+        print(f"| {name} | {mean_of(own)} | {mean_of(own if name == SCORE else meant)} |")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ from unipic.report.curves import Points
 from unipic.train.lines import read_lines
 
 Task = Literal["generate", "edit"]
-BENCHMARK: Mapping[Task, str] = {
-    "generate": "geneval",
-    "edit": "edit",
-}  # the part of the world's benchmark that is a task's
+# the part of the world's benchmark that is a task's
+BENCHMARK: Mapping[Task, str] = {"generate": "geneval", "edit": "edit"}
 POINTS = {"geneval": 1, "edit": 10}  # of the best item
 NAMES = {"generate": "text-to-image", "edit": "edits"}
 STRICT, STRICT_BEST, EDIT = 0.10, 0.92, 0.5  # the goals: a rise of text-to-image or a height of it, a rise of editing
@@ -110,8 +108,8 @@ class Run:
 class Effect:
     """What one part did to one task. own: whether the part trained it.
 
-    change: of the same items, drawn from the same noise. What items have in common drops out, so that its interval is
-    narrower than those of the two scores.
+    change: of the same items, drawn from the same noise. What was and stays easy or hard drops out, so that its
+    interval is mostly narrower than those of the two scores.
     """
 
     part: Part
@@ -147,11 +145,11 @@ def effects(run: Run) -> list[Effect]:
 def change(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Estimate:
     """Mean over groups of their items' mean change, with its normal 95 % interval: z times the standard error.
 
-    A group of one item has no deviation to be known, and counts as if it had none.
+    Ends are NaN where a group has one item alone: how far its items differ is not known.
     """
     rises = [[after[group][id] - score for id, score in items.items()] for group, items in before.items()]
     value = statistics.fmean(map(statistics.fmean, rises))
-    variances = (statistics.variance(own) / len(own) if len(own) > 1 else 0.0 for own in rises)
+    variances = (statistics.variance(own) / len(own) if len(own) > 1 else math.nan for own in rises)
     margin = Z * math.sqrt(sum(variances)) / len(rises)
     return Estimate(value, value - margin, value + margin, sum(map(len, rises)))
 
@@ -182,7 +180,7 @@ def opened(folder: Path) -> Run:
 
 
 def _evaluation(name: str, run: Path, place: str) -> Evaluation:
-    for needed in ("scores.json", CONFIG, RESULTS):
+    for needed in ("scores.json", "verdicts.jsonl", CONFIG, RESULTS):
         _present(run, f"{place}/{needed}")
     try:
         scores = json.loads((run / place / "scores.json").read_text())

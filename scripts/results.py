@@ -10,6 +10,7 @@ of the results.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -52,6 +53,7 @@ CURVES = {
     "shares of groups dropped": ("groups_alike", "groups_too_few"),
 }
 TOLD = ("reward", "held_out", "kl", "velocity_drift", "diversity", "groups_alike", "edges", "colors", "dark")
+ITEMS = {"generate": "prompts", "edit": "edits"}
 SHOWN = {"generate": 12, "edit": 8}  # items on a sheet
 SEED = 0  # of which they are
 
@@ -83,7 +85,9 @@ def heading(run: Run, machine: str) -> str:
     """What was done, how it was judged, and what came of it."""
     grpo, judged = run.config["grpo"], run.evaluations[0].config
     done = effects(run)
-    held = sum(all(e.holds for e in done if e.part is part) for part in run.parts)
+    asked = [part for part in run.parts if any(e.own for e in done if e.part is part)]
+    held = sum(all(e.holds for e in done if e.part is part) for part in asked)
+    items = " and ".join(f"{judged['n']} {ITEMS[task]}" for task in run.tasks) or "questions"
     came = [
         f"{NAMES[task]} {'reached' if it else 'missed'}" for task, (*_, it) in zip(run.tasks, goals(run), strict=True)
     ]
@@ -92,10 +96,10 @@ def heading(run: Run, machine: str) -> str:
             "# PDTR in the embedded world",
             f"Progressive dual-task reinforcement (paper §3.4) of `{grpo['model']}`: {order(run)}, each part from the "
             "model that the one before it made ([how](../reinforcement.md)). Before, between and after, the world's "
-            f"benchmark asks the same {judged['n']} prompts and {judged['n']} edits of its test split, from the same "
-            "noise ([what it asks](../evals.md)). In brackets: 95 % intervals. Novel items hold a combination that "
+            f"benchmark asks the same {items} of its test split, from the same noise "
+            "([what it asks](../evals.md)). In brackets: 95 % intervals. Novel items hold a combination that "
             "training leaves out; they and the ordinary ones are of the tags and types that have both.",
-            f"**In short**: {held} of {len(run.parts)} parts do what is asked of each; "
+            f"**In short**: {held} of {len(asked)} parts do what is asked of each; "
             f"of the goals, {' and '.join(came) or 'none was asked'}.",
             f"{ended(run)}{f' {machine}.' if machine else ''}",
         ]
@@ -126,7 +130,7 @@ def section(run: Run, images: str, *, first: bool) -> str:
         "### What is asked of each part",
         "Its own task rises beyond the interval that it had before; another falls by no more than that interval. The "
         "same items from the same noise were asked each time: the last column is the mean change of an item, whose "
-        "interval is narrower.",
+        "interval is mostly narrower.",
         floors(run),
         "### Goals",
         table(
@@ -168,7 +172,8 @@ def floors(run: Run) -> str:
         own = "its own" if each.own else "the other"
         task = f"{NAMES[each.task]} ({own})"
         holds = "holds" if each.holds else "**fails**"
-        changed = f"{each.change.value:+.3g} [{each.change.low:+.3g}, {each.change.high:+.3g}]"
+        ends = "" if math.isnan(each.change.low) else f" [{each.change.low:+.3g}, {each.change.high:+.3g}]"
+        changed = f"{each.change.value:+.3g}{ends}"
         rows.append([each.part.folder.name, task, cell(each.before), asked, cell(each.after), holds, changed])
     return table(["part", "task", "before", "asked", "after", "", "change of the same items"], rows)
 
@@ -237,7 +242,7 @@ def pictures(run: Run, task: Task) -> Image:
     verdicts = [{line["id"]: line for line in read_lines(each.folder / "verdicts.jsonl")} for each in shown]
     for item in drawn:
         _check_same(item, run)
-    names, asked = [each.name for each in shown], "edits" if task == "edit" else "prompts"
+    names, asked = [each.name for each in shown], ITEMS[task]
     cards = [card(item, names, [e.folder for e in shown], [v[item.id] for v in verdicts]) for item in drawn]
     first = "the source, then " if task == "edit" else ""
     return page([(f"{len(drawn)} test {asked}, drawn at random of {len(own)}: {first}{', '.join(names)}", cards)])

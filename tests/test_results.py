@@ -142,16 +142,16 @@ def test_floors_and_goals(
     assert f"**In short**: {sum(all(holds[i : i + 2]) for i in (0, 2))} of 2 parts" in results.heading(opened, "")
 
 
-def test_changes_are_of_the_same_items(run: Path) -> None:
-    (_, edits, *_) = sorted(pdtr_runs.effects(pdtr_runs.opened(run)), key=lambda each: (each.part.number, each.own))
-    marks: list[dict[str, dict[str, float]]] = [{}, {}]
-    for number, own in enumerate(marks):
-        for line in map(json.loads, (run / f"eval-{number}" / "verdicts.jsonl").read_text().splitlines()):
-            own.setdefault(line["group"], {})[line["id"]] = 10 * line["score"]
-    groups = [group for group, items in marks[0].items() if next(iter(items)).startswith("edit-")]
-    rises = [np.mean([marks[1][group][id] - score for id, score in marks[0][group].items()]) for group in groups]
-    assert edits.change.value == pytest.approx(np.mean(rises))
-    assert edits.change.value == pytest.approx(edits.after.value - edits.before.value, abs=1e-6)
+def test_changes_are_of_the_same_items(copied: Path) -> None:
+    """Prompts rise by 0.25, edits fall by 2 of 10, where a file's scores are put up and down by so much."""
+    for number, shift in ((0, {"geneval": 0.25, "edit": 0.5}), (1, {"geneval": 0.5, "edit": 0.3})):
+        path = copied / f"eval-{number}" / "verdicts.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        changed = [line | {"score": shift.get(line["id"].split("-")[0], 0)} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    found = {each.task: each.change for each in pdtr_runs.effects(pdtr_runs.opened(copied)) if each.part.number == 1}
+    assert found["generate"].value == pytest.approx(0.25)
+    assert found["edit"].value == pytest.approx(-2)
 
 
 def test_a_change_is_as_sure_as_its_items_agree() -> None:
@@ -163,16 +163,19 @@ def test_a_change_is_as_sure_as_its_items_agree() -> None:
     assert found.value == pytest.approx((1 / 3 - 1 / 2) / 2)  # groups weigh the same
     error = np.sqrt(np.var([1, 0, 0], ddof=1) / 3 + np.var([0, -1], ddof=1) / 2) / 2
     assert found.high - found.value == pytest.approx(1.96 * error, rel=1e-4)
+    alone = pdtr_runs.change(before | {"c": {"6": 0.5}}, alike | {"c": {"6": 1.5}})
+    assert alone.value == 1
+    assert np.isnan([alone.low, alone.high]).all()
 
 
-def test_a_run_that_asked_one_task_alone_has_a_page_of_it(
-    tmp_path: Path,
-) -> None:
+def test_a_run_that_asked_one_task_alone_has_a_page_of_it(tmp_path: Path) -> None:
     folder = tmp_path / "pdtr"
     raw = RAW | {"evaluate": {"n": 6, "steps": 1, "parts": ["geneval"]}}
     run_recipe(resolve(TypeAdapter(AnyConfig), raw, "test"), folder)
     results.main([folder], tmp_path / "docs" / "results", "")
     page = (tmp_path / "docs" / "results" / "pdtr.md").read_text()
+    assert "asks the same 6 prompts of its test split" in page
+    assert "of 1 parts do what is asked" in page
     assert [row[1] for row in tables(page)["What is asked of each part"][1:]] == [
         "text-to-image (the other)",
         "text-to-image (its own)",
@@ -226,6 +229,7 @@ def without_model(run: Path) -> None:
     [
         (unfinished, "no finished run of PDTR\n.*there is no config.yaml"),
         (without("eval-2/scores.json"), "no finished run of PDTR\n.*eval-2/scores.json"),
+        (without("eval-1/verdicts.jsonl"), "no finished run of PDTR\n.*eval-1/verdicts.jsonl"),
         (without("1-edit/log.jsonl"), "no finished run of PDTR\n.*1-edit/log.jsonl"),
         (without_model, "no finished run of PDTR\n.*2-generate/model"),
         (broken, "no JSON\n.*eval-1/scores.json"),

@@ -71,9 +71,9 @@ def plain(model: RewardModel, edit: Edited) -> Tensor:
     shown = [f"<|vision_start|>{pads}<|vision_end|>" for pads in shown]
     tokenizer, words = mllm.tokenizer, edit.instruction
     ids = [
-        *tokenizer(f"<|im_start|>user\n{shown[0]}").input_ids,
+        *tokenizer("<|im_start|>user\n").input_ids,
         *tokenizer(words + "\n", split_special_tokens=True).input_ids,
-        *tokenizer(f"{shown[1]}{QUESTION}<|im_end|>\n<|im_start|>assistant\n").input_ids,
+        *tokenizer(f"{shown[0]}{shown[1]}{QUESTION}<|im_end|>\n<|im_start|>assistant\n").input_ids,
     ]
     output = mllm.model(
         input_ids=torch.tensor([ids]),
@@ -158,6 +158,8 @@ def spoil_config(folder: Path, **changes: object) -> None:
         ({"width": "128"}, "width is '128'"),
         ({"outputs": ["overall"]}, "the head gives"),
         ({"full": 1.0}, "the head gives"),
+        ({"reads": ["source", "instruction", "result"]}, "learnt from prompts of"),
+        ({"reads": None}, "learnt from prompts of"),
         ({"_class_name": "os.system"}, "not a class of reward_head"),
         ({"auto_map": {"a": "b"}}, "run code"),
     ],

@@ -29,6 +29,7 @@ from unipic.models.folder import ModelFolder
 from unipic.models.mllm import MLLM, load_mllm
 
 Output = Literal["instruction_following", "quality", "overall"]
+ORDER = ("instruction", "source", "result")  # as a prompt has them
 OUTPUTS: tuple[Output, ...] = ("instruction_following", "quality", "overall")
 FULL = 10.0  # the best score
 QUESTION = "\nWas this done, and is the picture good?"  # after the result
@@ -50,7 +51,8 @@ class RewardHead(nn.Module):
         super().__init__()
         self.norm, self.scores = nn.LayerNorm(width), nn.Linear(width, len(OUTPUTS))
         nn.init.constant_(self.scores.bias, 0.5)
-        self.config = {"_class_name": "EditRewardHead", "outputs": list(OUTPUTS), "full": FULL, "width": width}
+        about = {"outputs": list(OUTPUTS), "full": FULL, "reads": list(ORDER), "width": width}
+        self.config = {"_class_name": "EditRewardHead"} | about
 
     def forward(self, states: Tensor) -> Tensor:
         scores: Tensor = self.scores(self.norm(states.float()))
@@ -136,7 +138,8 @@ class RewardModel:
     def _begun(self, instruction: str, grid: Tensor) -> list[int]:
         """Token ids of a user's turn up to the result. An instruction is text, never a special token."""
         mllm = self.mllm
-        return [mllm.special["<|im_start|>"], *mllm.plain(f"user\n{instruction}\n"), *self._shown(grid)]
+        start = [mllm.special["<|im_start|>"], *mllm.plain("user\n")]
+        return [*start, *mllm.plain(instruction + "\n"), *self._shown(grid)]
 
     def _ended(self, grid: Tensor) -> list[int]:
         """From the result to where the answer would begin."""
@@ -192,6 +195,9 @@ def blank_head(folder: ModelFolder) -> RewardHead:
     if outputs != list(OUTPUTS) or full != FULL:
         what = f"the head gives {outputs!r} of {full!r}; read are {', '.join(OUTPUTS)} of {FULL:g}"
         raise BadModel(what, str(where / "config.json"), "save or download the model again")
+    if (reads := config.get("reads")) != list(ORDER):
+        what = f"the head learnt from prompts of {reads!r}; they are {', '.join(ORDER)} now"
+        raise BadModel(what, str(where / "config.json"), "train it again with this version")
     if type(width := config.get("width")) is not int or not 0 < width < 2**20:
         raise BadModel(f"width is {width!r}, no number of channels", str(where / "config.json"), "get it again")
     with describing_errors(where), torch.device("meta"):

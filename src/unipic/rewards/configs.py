@@ -20,8 +20,8 @@ from unipic.rewards.world import WorldReward
 class WorldRewardConfig(Strict):
     """The embedded world's verifier. soft: of prompts how near a picture is to right, rather than 1 or 0.
 
-    mark: in place of the score "pq", of edits "sc" or "clean", how well formed and how much kept; or "near":
-    how near to right a picture is, of edits by pixels.
+    mark: in place of the score "pq"; "sc", of edits alone; "clean", of edits √(PQ · what was kept), of all else PQ; or
+    "near": how near to right a picture is, of edits by pixels.
     """
 
     kind: Literal["world"]

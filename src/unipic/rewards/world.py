@@ -82,8 +82,8 @@ class WorldReward:
 
     mark: in place of the score "sc" or "pq" as a share of 10; SC is of edits alone, and None of anything else. Or
     "near", how near a picture is to right: an edit's `verify.nearness`, of anything else the soft score. Or "clean":
-    √(PQ · what was kept), of what is no edit PQ. Whoever leaves the source as it is has all of that; it is there to
-    stand beside the score, which says less of how to get better (docs/reinforcement.md).
+    √(PQ · what was kept), of what is no edit PQ. Whoever leaves the source as it is has all of that: it is to stand
+    beside the score.
     """
 
     def __init__(self, soft: bool = True, mark: str | None = None) -> None:

@@ -40,7 +40,8 @@ class PromptVerdict:
 class EditVerdict:
     """sc: the least of how far the edit was done and how much else was kept. pq: objects well formed, ground clean.
 
-    Both 0 to 10. kept: softly, so that one loss fewer shows among many; 0 to 1.
+    Both 0 to 10. kept: exp(−things lost / FEW), in which one loss fewer shows among many, too; 0 without a known
+    ground.
     """
 
     sc: float
