@@ -317,7 +317,7 @@ def changed(name: str, component: str, folder: Path) -> str:
     shutil.copytree(find_model(name).root, folder)
     (folder / "manifest.json").unlink()
     if weights := LAYOUTS[component].weights:
-        path = folder / component / f"{weights}.safetensors"
+        path = next((folder / component).glob(f"{weights}*.safetensors"))  # the whole, or a shard
         save_file({key: 0.9 * tensor for key, tensor in load_file(path).items()}, path)
     else:
         path = folder / component / "tokenizer.json"

@@ -125,7 +125,7 @@ def test_a_few_steps_lower_the_loss(data: Path, tmp_path: Path, changes: dict[st
     for name in {line[key] for line in eight for key in ("source", "result")}:
         shutil.copy(data / name, few / name)
     raw = REWARD | {"data": {"path": str(few), "held_out": 0.0}, "steps": 24, "batch": 8, "sample_every": 0, **changes}
-    rate = {"lr": 1e-2 if "lora" in changes else 1e-3, "schedule": "constant"}
+    rate = {"lr": 1e-2 if "lora" in changes else 1e-3, "schedule": "cosine", "warmup": 2}
     stage: Any = stage_from(raw | {"optimizer": rate})
     model = train(stage, tmp_path / "run")
     losses = [record["loss"] for record in records(tmp_path / "run")]
