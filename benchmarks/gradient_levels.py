@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from gradients import gradient  # beside this file
+from gradients import gradient, mean_of  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -55,9 +55,8 @@ def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets:
     print("| noise level | cosine | norm |\n|---|---|---|")
     for level, found in measured.items():
         cosines = [float(cosine_similarity(*pair, dim=0)) for pair in combinations(found, 2)]
-        error = statistics.stdev(cosines) / len(cosines) ** 0.5 if len(cosines) > 1 else math.nan
         norm = statistics.fmean(float(each.norm()) for each in found)
-        print(f"| {level} | {statistics.fmean(cosines):.3f} ± {error:.3f} | {norm:.3f} |", flush=True)
+        print(f"| {level} | {mean_of(cosines)} | {norm:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import platform
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -19,7 +18,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 import torch
-from gradients import gradient  # beside this file
+from gradients import gradient, mean_of  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -56,14 +55,9 @@ def gradients(stage: NftStage, step: int, processes: Processes) -> Iterator[tupl
         scores = [math.nan if score is None else score for score in reward.score(seen.samples)]
         compared = advantages(torch.tensor(scores).view(-1, config.group), config.advantage, config.advantage_limit)
         if (own := compared.flatten()).isnan().all():
-            continue  # a mark of edits alone
+            continue  # groups are all alike, or it is a mark of edits alone
         stage.rolled.advantages = own.to(stage.device)
         yield name, gradient(stage, stage.update(groups, own, 0, 0, processes), processes)
-
-
-def mean_of(cosines: Sequence[float]) -> str:
-    error = statistics.stdev(cosines) / len(cosines) ** 0.5 if len(cosines) > 1 else float("nan")
-    return f"{statistics.fmean(cosines):.3f} ± {error:.3f}"
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
@@ -82,6 +76,9 @@ def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets:
         f"groups of {config.group}; {platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
     )
     print("| reward | with itself | with the score |\n|---|---|---|")
+    found = {name: rows for name, rows in found.items() if len(rows) == int(rollouts)}
+    if SCORE not in found:
+        sys.exit("in some rollout the groups are all alike by the score: nothing can be told; give larger ones")
     for name, rows in found.items():
         own = [float(cosine_similarity(a, b, dim=0)) for a, b in combinations(rows, 2)]
         pairs = permutations(range(len(rows)), 2)

@@ -7,6 +7,7 @@ Halves hold every second member of every group: the same prompts. No weights cha
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import sys
@@ -38,6 +39,12 @@ def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
             losses = stage.losses(micro, Draws(stage.config.seed, micro.numbers, processes.device))
         (losses.sum() / update.terms).backward()
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+
+
+def mean_of(cosines: Sequence[float]) -> str:
+    """With its standard error, as if they were independent."""
+    error = statistics.stdev(cosines) / len(cosines) ** 0.5 if len(cosines) > 1 else math.nan
+    return f"{statistics.fmean(cosines):.3f} ± {error:.3f}"
 
 
 def halves(stage: Any, updates: Sequence[Update], processes: Processes) -> list[Tensor]:
