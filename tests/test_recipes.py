@@ -27,6 +27,7 @@ PDTR = [name for name in recipes() if "/pdtr" in name or "/table4" in name]
 # What a paper's recipe leaves to its user.
 MISSING = {name: "data.path" if "/edit-reward" in name else "data.sources.0.path" for name in PAPER}
 MISSING |= {name: "grpo.data.sources.0.path" for name in PAPER if name in PDTR}
+MISSING["paper/edit-scores"] = "train.source.path"
 # Paper §4.1: steps, batch, learning rate, million samples of each task.
 PRE_TRAINING = {
     "paper/kontext": (200_000, 128, 4e-5, {"edit": 5, "generate": 6}),
@@ -70,11 +71,11 @@ def runs_of(config: Any) -> list[Any]:
 
 TYPOS = [("stpes", "steps"), ("optimiser", "optimizer"), ("optimizer.weigth_decay", "weight_decay"), ("bacth", "batch")]
 OF_PDTR = [("rouns", "rounds"), ("grpo.sampler.trianed", "trained"), ("parts.0.task", "tasks")]
-OF_SCORES = [("reslts", "results"), ("mix.smapled", "sampled"), ("test.source.splt", "split")]
+OF_SCORES = [("reslts", "results"), ("mix.smapled", "sampled"), ("train.source.knd", "kind")]
 
 
 def typos(name: str) -> list[tuple[str, str]]:
-    return OF_PDTR if name in PDTR else OF_SCORES if name == "tiny/edit-scores" else TYPOS
+    return OF_PDTR if name in PDTR else OF_SCORES if name.endswith("/edit-scores") else TYPOS
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,8 @@ def test_a_row_of_table_4_is_pdtr_but_for_its_parts(where: str, name: str) -> No
     """In the world the verifier stands for GenEval's detector, and descriptions are asked for, too."""
     config, pdtr = resolved(f"{where}/table4-{name}"), resolved(f"{where}/pdtr")
     if where == "tiny":
-        assert config.evaluate == pdtr.evaluate.model_copy(update={"parts": ("geneval", "edit", "dense")})
+        own = {"parts": ("geneval", "edit", "dense"), "n": 432, "steps": 10}
+        assert config.evaluate == pdtr.evaluate.model_copy(update=own)
     assert config.model_copy(update={"parts": pdtr.parts, "evaluate": pdtr.evaluate}) == pdtr
     found = {}
     for part in map(partial(part_config, config, model="tiny"), config.parts):

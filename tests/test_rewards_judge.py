@@ -41,7 +41,9 @@ from unipic.rewards.reward import Sample
 from unipic.serve import judgement
 from unipic.serve.faults import KINDS, Faults
 from unipic.serve.judge import MODEL
+from unipic.train.edit_scores import make_scores
 from unipic.train.policy import advantages
+from unipic.train.stages import read
 from unipic.world import edits, language
 from unipic.world.render import render
 from unipic.world.scene import sample as scene_of
@@ -500,6 +502,25 @@ def test_one_sample_that_is_refused_is_missing_among_others() -> None:
     with answering(FINE, (400, {}, b"{}"), FINE) as (url, _):
         scores = reward_of(url, concurrency=1).score([edit_of(seed) for seed in range(3)])
     assert scores == [pytest.approx(SCORE), None, pytest.approx(SCORE)]
+
+
+def test_the_paper_s_edit_scores_take_both_marks_from_one_call(judge: Judge, tmp_path: Path) -> None:
+    sets = ["train.edits=2", "train.source={kind: world}", "results=2", "resolution=64", "batch=2"]
+    sets += ["model=tiny-kontext", "steps=1", "device=cpu"]
+    for mark in ("instruction_following", "quality"):
+        where = {"base_url": judge.url, "model": MODEL, "key_env": "JUDGE_KEY", "cache": str(tmp_path / "judge.sqlite")}
+        sets += [f"judge.{mark}.{key}={json.dumps(value)}" for key, value in where.items()]
+    before = judge.ledger()["calls"]
+    data = make_scores(read("paper/edit-scores", sets), tmp_path / "run")
+    assert judge.ledger()["calls"] == before + 4
+    lines = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        source, result = (Image.open(data / line[key]) for key in ("source", "result"))
+        judged = judgement.judge([[f"Instruction: {line['instruction']}"]], [source, result])
+        assert line["scores"] == pytest.approx(
+            {"instruction_following": judged.fit, "quality": judged.quality}, abs=0.01
+        )
 
 
 def test_a_budget_needs_a_judge_that_says_what_it_has_used(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ SCORES: dict[str, Any] = {
     "train": {"edits": 4, "source": {"kind": "world"}},
     "test": {"edits": 3, "source": {"kind": "world", "split": "test"}},
     "results": 3,
-    "mix": {"sampled": 0, "target": 1, "source": 1, "spoilt": 2, "other": 1},
+    "mix": {"sampled": 0, "target": 1, "source": 1, "spoilt": 2, "misled": 1, "other": 1},
     "judge": {"instruction_following": {"kind": "world", "mark": "sc"}, "quality": {"kind": "world", "mark": "pq"}},
     "resolution": 64,
     "batch": 2,
@@ -175,8 +175,19 @@ def test_the_log_and_the_report_tell_of_agreement(data: Path, tmp_path: Path) ->
     assert line["spearman/overall"] == pytest.approx(spearman(predicted[:, 2], judged[:, 2]), abs=1e-3)
     assert line["off/quality"] == pytest.approx(np.abs(predicted - judged)[:, 1].mean(), abs=1e-3)
     page = (tmp_path / "run" / "report.html").read_text()
-    for said in ("Agreement with the judge", "Calibration", "The largest mistakes", "predicted"):
+    for said in (
+        "Agreement with the judge",
+        "By how they were made",
+        "Calibration",
+        "The largest mistakes",
+        "predicted",
+    ):
         assert said in page
+    making, kinds = stage.examined.by_making(), np.array([edit.made for edit in stage.examined.edits])
+    assert {kind: own["results"] for kind, own in making.items()} == Counter(kinds.tolist())
+    for kind, own in making.items():
+        assert own["judged"] == pytest.approx(judged[kinds == kind, 2].mean())
+        assert own["off"] == pytest.approx(np.abs(predicted - judged)[kinds == kind, 2].mean(), abs=1e-3)
     worst = stage.examined.worst()
     assert np.abs(stage.examined.predicted - stage.examined.judged).max(1).argmax() == worst[0]
     assert page.count("<img") > 2 * len(worst)
@@ -268,6 +279,7 @@ BAD = [
     (GOOD | {"scores": {"quality": math.nan}}, "no number from 0 to 10"),
     (GOOD | {"id": "1"}, "the same id as line 1"),
     (GOOD | {"id": 7}, "the id is not text"),
+    (GOOD | {"made": 7}, '"made" is not text'),
 ]
 
 
@@ -393,7 +405,19 @@ def test_a_checkpoint_s_edits_are_sampled(tmp_path: Path) -> None:
     assert {line["made"] for line in lines(found[0] / "train.jsonl")} == {"sampled"}
 
 
+def test_a_misled_edit_is_right_of_another_instruction(tmp_path: Path) -> None:
+    """A good picture of its source, which hardly ever does what was asked."""
+    only = SCORES | {"mix": {"sampled": 0, "misled": 1}, "train": {"edits": 16, "source": {"kind": "world"}}}
+    found = lines(make_scores(config_of(tmp_path, only), tmp_path / "run") / "train.jsonl")
+    assert {line["made"] for line in found} == {"misled"}
+    assert np.mean([line["scores"]["quality"] > 9.5 for line in found]) > 0.9
+    assert np.mean([line["scores"]["instruction_following"] < 5 for line in found]) > 0.8
+
+
 def test_what_cannot_be_judged_so_is_refused(tmp_path: Path) -> None:
+    folder = {"edits": 4, "source": {"kind": "folder", "path": str(tmp_path)}}
+    with pytest.raises(BadInput, match=r"known in the world alone: set mix\.misled to 0"):
+        config_of(tmp_path, SCORES | {"train": folder})
     with pytest.raises(BadInput, match="draw from the same edits"):
         config_of(tmp_path, SCORES | {"test": SCORES["train"]})
     with pytest.raises(BadInput, match="nothing is made"):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from unipic.errors import BadInput
 from unipic.world import scene as scenes
-from unipic.world.edits import TYPES, Edit, sample
+from unipic.world.edits import TYPES, Edit, another, sample
 from unipic.world.instructions import CLEAR, WORDINGS, refer, vocabulary
 from unipic.world.render import render
 from unipic.world.scene import (
@@ -304,6 +304,21 @@ def test_an_edit_is_called_by_the_combination_that_it_makes_or_meets() -> None:
     made = [e for e in EDITS.values() if held_out(e.target.objects) - held_out(e.source.objects)]
     assert made  # that a source is ordinary says nothing about its edit
     assert all(e.source.novelty == "ordinary" and e.target.novelty == e.novelty for e in made)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_another_edit_of_a_source_has_another_result_and_keeps_to_the_split(split: str) -> None:
+    """It is of the first one's type half of the time, and of all the others."""
+    pairs = [(e, another(e, split, np.random.default_rng(seed))) for (of, seed), e in EDITS.items() if of == split]
+    found = [(edit, other) for edit, other in pairs if other is not None]
+    assert len(found) > 0.95 * len(pairs)
+    for edit, other in found:
+        assert other.source == edit.source
+        assert other.target != edit.target
+        assert fits(other.target.objects, other.target.width, other.target.height)
+        assert split == "test" or not held_out(other.target.objects) | held_out(other.source.objects)
+    assert 0.4 < np.mean([edit.type == other.type for edit, other in found]) < 0.7
+    assert {other.type for _, other in found} == set(TYPES)
 
 
 def test_novelties_are_about_equally_frequent_and_wordings_several() -> None:

@@ -4,7 +4,8 @@
      "scores": {"instruction_following": 8, "quality": 9.5, "overall": 8.7}}
 
 Scores are 0 to 10; one that is missing is not learnt, but for `overall`, which is √(following · quality) where both
-are there. `id` names an edit in messages; other keys are left alone. `train.jsonl` is learnt from; `test.jsonl`, where
+are there. `id` names an edit in messages, `made` says how its result came about, by which agreement is told apart;
+other keys are left alone. `train.jsonl` is learnt from; `test.jsonl`, where
 there is one, is held out, and must not hold an edit of a source that is learnt from by the same instruction.
 """
 
@@ -37,6 +38,7 @@ class ScoredEdit:
     instruction: str
     result: str
     scores: tuple[float, ...]
+    made: str = ""
 
     @property
     def group(self) -> tuple[str, str]:
@@ -138,9 +140,12 @@ def _edit(path: Path, number: int, raw: bytes, known: set[str]) -> ScoredEdit:
         if name not in known:
             upright_size(inside(path.parent, name))
             known.add(name)
-    id = entry.get("id", str(number))
+    id, made = entry.get("id", str(number)), entry.get("made", "")
     check_text("id", id)
-    return ScoredEdit(path.parent, id, entry["source"], entry["instruction"], entry["result"], _scores(entry["scores"]))
+    if not isinstance(made, str):
+        raise BadInput('"made" is not text')
+    names = (entry["source"], entry["instruction"], entry["result"])
+    return ScoredEdit(path.parent, id, *names, _scores(entry["scores"]), made)
 
 
 def _scores(given: Any) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """What a reward model learns from: edits that a checkpoint made, and others of all grades, with a judge's scores.
 
 The paper scores edits of its own checkpoint alone (§3.4). A checkpoint that is nearly always right, or never, would
-teach little, so that right targets, sources left as they are, spoilt targets and other edits' targets can be mixed in.
+teach little, so that right targets, sources left as they are, spoilt targets and what other edits make can be mixed in.
 The folder `data/` is as `data.scored` says. The same command goes on: a result that has its line is not judged again,
 one that got no score is asked for anew.
 """
@@ -37,24 +37,28 @@ from unipic.train.checkpointing import locked
 from unipic.train.disk import refusals
 from unipic.train.lines import append_line, read_lines
 from unipic.types import Request
+from unipic.world.edits import Edit, another
+from unipic.world.render import render
 
 SHOWN = 8  # of each kind, in the report
 Share = Annotated[float, Field(ge=0)]
 Source = Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")]
-Kind = Literal["sampled", "target", "source", "spoilt", "other"]
-KINDS: tuple[Kind, ...] = ("sampled", "target", "source", "spoilt", "other")
+Kind = Literal["sampled", "target", "source", "spoilt", "misled", "other"]
+KINDS: tuple[Kind, ...] = ("sampled", "target", "source", "spoilt", "misled", "other")
 
 
 class MixConfig(Strict):
     """Weights of what is judged. sampled: the checkpoint's edits. target: right ones. source: left as it was.
 
-    spoilt: the target with noise, mixed with its source, or with a part of something else. other: of another edit.
+    spoilt: the target with noise, mixed with its source, or with a part of something else. misled: another edit of the
+    same source, done right; of the world alone. other: the target of another source's edit.
     """
 
     sampled: Share = 1.0
     target: Share = 0.0
     source: Share = 0.0
     spoilt: Share = 0.0
+    misled: Share = 0.0
     other: Share = 0.0
 
     @model_validator(mode="after")
@@ -102,6 +106,13 @@ class EditScoresConfig(Strict):
     def splits_are_disjoint(self) -> EditScoresConfig:
         if self.test is not None and _same_edits(self.train.source, self.test.source):
             raise ValueError("train and test draw from the same edits: give them different splits or folders")
+        return self
+
+    @model_validator(mode="after")
+    def other_edits_are_known(self) -> EditScoresConfig:
+        sources = [split.source for split in (self.train, self.test) if split is not None]
+        if self.mix.misled and not all(isinstance(source, WorldConfig) for source in sources):
+            raise ValueError("the right results of other edits are known in the world alone: set mix.misled to 0")
         return self
 
 
@@ -178,6 +189,7 @@ class Maker:
     def results(self, split: str, turn: int, examples: Sequence[Example]) -> list[Made]:
         """Of a batch's edits, each from random numbers of its own."""
         config, planned = self.config, list[tuple[int, str, Kind, np.random.Generator]]()
+        of = getattr(config, split).source
         for place, _ in enumerate(examples):
             number = turn * config.batch + place
             rng = np.random.default_rng([config.seed, ("train", "test").index(split), number])
@@ -188,7 +200,7 @@ class Maker:
         rest, found = iter(sampled), []
         for place, id, kind, rng in planned:
             other = examples[(place + 1 + int(rng.integers(len(examples) - 1))) % len(examples)]
-            picture = next(rest) if kind == "sampled" else _result(kind, examples[place], other, rng)
+            picture = next(rest) if kind == "sampled" else _result(kind, examples[place], other, of, rng)
             stem = id.rpartition("-")[0]
             found.append(Made(id, kind, examples[place], picture, f"pictures/{stem}.png", f"pictures/{id}.png"))
         return found
@@ -235,12 +247,22 @@ def _of_ten(name: str, value: float) -> float:
     return score
 
 
-def _result(kind: Kind, example: Example, other: Example, rng: np.random.Generator) -> Image.Image:
+def _result(kind: Kind, example: Example, other: Example, of: Source, rng: np.random.Generator) -> Image.Image:
     if kind == "source":
         return example.references[0]
+    if kind == "misled":
+        return misled(example, of, rng)
     if kind == "other":
         return other.picture
     return spoilt(example, other, rng) if kind == "spoilt" else example.picture
+
+
+def misled(example: Example, of: Source, rng: np.random.Generator) -> Image.Image:
+    """What another instruction would have made of the source; the source, should there be no other."""
+    assert isinstance(example.spec, Edit)  # noqa: S101  as the settings made sure
+    assert isinstance(of, WorldConfig)  # noqa: S101
+    edit = another(example.spec, of.split, rng)
+    return example.references[0] if edit is None else render(edit.target)
 
 
 def spoilt(example: Example, other: Example, rng: np.random.Generator) -> Image.Image:

@@ -110,6 +110,17 @@ class Examination:
             if not np.isnan(self.judged[:, i]).all()
         }
 
+    def by_making(self) -> dict[str, dict[str, float]]:
+        """Of the last output, by how results were made, as far as that is known: how many, their means, agreement."""
+        made, found = np.array([edit.made for edit in self.edits]), dict[str, dict[str, float]]()
+        for kind in sorted({*made} - {""}):
+            own = np.flatnonzero((made == kind) & ~np.isnan(self.judged[:, -1]))
+            p, j = self.predicted[own, -1], self.judged[own, -1]
+            if len(own):
+                means = {"results": len(own), "judged": float(j.mean()), "predicted": float(p.mean())}
+                found[kind] = means | agreement(p, j, [self.edits[int(i)].group for i in own])
+        return found
+
     def worst(self) -> list[int]:
         """By the greatest distance in any output."""
         off = np.nan_to_num(np.abs(self.predicted - self.judged)).max(axis=1)
@@ -211,6 +222,10 @@ class EditRewardStage:
         rows = [(output, *(own.get(name) for name in names)) for output, own in figures.items()]
         page.text(MEANINGS, "Agreement with the judge")
         page.table(f"On {len(seen.edits)} edits", ("", *names), rows)
+        if by_making := seen.by_making():
+            names = tuple(dict.fromkeys(name for own in by_making.values() for name in own))
+            rows = [(kind, *(own.get(name) for name in names)) for kind, own in by_making.items()]
+            page.table(f"By how they were made, {OUTPUTS[-1]}", ("", *names), rows)
         curves: dict[str, list[tuple[float, float | None]]] = {"a perfect model": [(0, 0), (FULL, FULL)]}
         for output in figures:
             i = OUTPUTS.index(output)

@@ -122,6 +122,17 @@ def sample(
     raise AssertionError(f"no edit for seed {seed}, {split}, {type}")
 
 
+def another(edit: Edit, split: str, rng: np.random.Generator) -> Edit | None:
+    """Of the same source, with another right result; half of the time of the same type. None where none was found."""
+    for _ in range(20):
+        type = edit.type if edit.type in _CHANGES and rng.random() < 0.5 else pick(rng, TYPES)
+        change = _CHANGES[type](edit.source, rng)
+        other = change and applied(type, edit.source, change)
+        if other and other.target != edit.target and _admitted(other, split):
+            return other
+    return None
+
+
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
