@@ -2,6 +2,7 @@
 
     python scripts/tiny.py [STAGE …] [--set KEY=VALUE …]        resumable; reports are runs/tiny/STAGE/report.html
     python scripts/tiny.py ship [reinforced]                    what was trained becomes the embedded models, in fp16
+    python scripts/tiny.py ship edit-reward                     and so does EditReward, by itself
     python scripts/tiny.py minutes                              what each stage took, by its log, in Markdown
 
 A stage starts from the folders of those before it, as its recipe says. On a CPU the longer ones take hours: the same
@@ -14,6 +15,8 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ KONTEXT = tuple(
 )
 METAQUERY = ("align", "joint", "joint-edits", "joint-details", "joint-levels", "joint-binding", "joint-last")
 REWARD = ("edit-scores", "edit-reward")
+EDIT_REWARD = "tiny-edit-reward"
 SHIPPED = {"tiny-kontext": KONTEXT[-1], "tiny": METAQUERY[-1]}
 REINFORCED = {"tiny-kontext": "pdtr", "tiny": "pdtr-metaquery"}
 ADAPTED = tuple(f".{name}.weight" for name in JOINT_ATTENTION)  # a reinforced model's differ from its base's
@@ -83,9 +87,8 @@ def ship(assets: Path, reinforced: bool) -> None:
     reinforced: as `unipic train tiny/pdtr…` left those that it was run on. Beside them is then what they were, as
     NAME-base: the shard that differs.
     """
-    assets.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f".{assets.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
+    names = [f"{name}{suffix}" for name in SHIPPED for suffix in ("", "-base")]
+    with replacing(assets, names) as new:
         for name, stage in SHIPPED.items():
             trained, learnt = RUNS / stage / "model", RUNS / REINFORCED[name] / "model"
             base = find_model(str(trained) if trained.exists() else f"{name}-base")
@@ -96,7 +99,21 @@ def ship(assets: Path, reinforced: bool) -> None:
             write_manifest(new / name, defaults_of(model))
             if changed:
                 set_apart(new / name, base, new / f"{name}-base")
-        names = [f"{name}{suffix}" for name in SHIPPED for suffix in ("", "-base")]
+
+
+def ship_reward(assets: Path) -> None:
+    """EditReward as it was trained here, in fp16."""
+    with replacing(assets, [EDIT_REWARD]) as new:
+        assemble(new / EDIT_REWARD, in_half(find_model(str(RUNS / REWARD[-1] / "model"))), {})
+
+
+@contextmanager
+def replacing(assets: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder for what comes in the place of those names, some of which may be left out; moved there at the end."""
+    assets.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=assets.parent, prefix=f".{assets.name}.") as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        yield new
         old.mkdir()
         for name in names:
             for here, there in ((assets, old), (new, assets)):
@@ -158,8 +175,11 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     asked = arguments()
+    embedded = Path(tiny.__file__).parent.parent / "assets"
     if asked.stages in (["ship"], ["ship", "reinforced"]):
-        ship(Path(tiny.__file__).parent.parent / "assets", reinforced="reinforced" in asked.stages)
+        ship(embedded, reinforced="reinforced" in asked.stages)
+    elif asked.stages == ["ship", "edit-reward"]:
+        ship_reward(embedded)
     elif asked.stages == ["minutes"]:
         minutes()
     else:

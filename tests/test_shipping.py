@@ -21,6 +21,8 @@ from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.checkpoint import read_component
 from unipic.models.find import find_model
 from unipic.models.folder import LAYOUTS, ModelFolder
+from unipic.models.reward_model import load_reward_model, new_head
+from unipic.models.weights import read_header
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import tiny as script
@@ -106,6 +108,24 @@ def test_what_was_not_trained_stays_as_it_was(
     script.ship(assets, reinforced=True)
     assert before == {name: data for name, data in content(assets).items() if name.startswith("tiny/")} != {}
     assert (assets / "tiny-kontext-base" / "manifest.json").exists()
+
+
+def test_the_reward_model_is_shipped_by_itself(assets: Path, runs: Path) -> None:
+    """In fp16, beside what was there, and in an earlier one's place."""
+    script.ship(assets, reinforced=True)
+    before, language = content(assets), find_model("tiny")
+    for seed in (0, 1):
+        head = new_head(64, seed)
+        parts = {"mllm": language, "reward_head": Changed(head.config, head.state_dict())}
+        shutil.rmtree(runs / "edit-reward", ignore_errors=True)
+        assemble(runs / "edit-reward" / "model", parts, {})
+        script.ship_reward(assets)
+        own = find_model(script.EDIT_REWARD)
+        model = load_reward_model(own, torch.float32, torch.device("cpu"))
+        assert torch.equal(model.net.head.scores.weight, head.scores.weight.half().float())
+        assert all(read_header(path) for path in own.weights("reward_head"))
+        after = content(assets)
+        assert before == {name: data for name, data in after.items() if not name.startswith(script.EDIT_REWARD)}
 
 
 def test_manifests_name_every_file_as_it_is(assets: Path) -> None:

@@ -90,6 +90,16 @@ def test_the_loss_is_the_mean_square_of_what_is_scored() -> None:
     assert predicted.grad[1].tolist() == pytest.approx([0, 0.6, 0])
 
 
+def test_beyond_the_ends_of_the_scale_nothing_is_wrong_where_scores_are_censored() -> None:
+    scores = torch.tensor([[0.0, 0.0, 5.0], [10.0, 10.0, math.nan]])
+    predicted = torch.tensor([[-0.4, 0.3, -0.1], [1.3, 0.8, 7.0]], requires_grad=True)
+    losses = squared_errors(predicted, scores, censored=True)
+    assert losses.tolist() == pytest.approx([(0.3**2 + 0.6**2) / 3, 0.2**2 / 2])
+    losses.sum().backward()
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == [pytest.approx([0, 0.2, -0.4]), pytest.approx([0, -0.2, 0])]
+
+
 def test_a_stage_s_losses_are_of_its_model_s_scores(data: Path) -> None:
     stage: Any = stage_from(REWARD | {"data": {"path": str(data)}, "batch": 6, "micro_batch": 4})
     stage.place(Processes("cpu", "fp32"))
@@ -391,6 +401,11 @@ def test_the_same_command_goes_on_and_judges_once(data: Path, tmp_path: Path, mo
     assert len(asked) == again
     for path in (data / "pictures").iterdir():
         assert (tmp_path / "run/data/pictures" / path.name).read_bytes() == path.read_bytes()
+    more = config.model_copy(update={"train": config.train.model_copy(update={"edits": 5})})
+    make_scores(more, tmp_path / "run")
+    longer = lines(tmp_path / "run/data/train.jsonl")
+    assert [line["id"] for line in longer[-3:]] == [f"train-000004-{i}" for i in range(3)]
+    assert len(longer) == 5 * 3
     with pytest.raises(BadInput, match="started with seed 0"):
         make_scores(config.model_copy(update={"seed": 1}), tmp_path / "run")
 

@@ -13,8 +13,8 @@ from unipic.errors import BadInput, UnipicError, one_line
 from unipic.models.folder import KONTEXT, LAYOUTS, METAQUERY, REWARD, ModelFolder, did_you_mean
 
 DEFAULT_MLLM = "Qwen/Qwen2.5-VL-7B-Instruct"
-EMBEDDED = ("tiny", "tiny-kontext", "tiny-base", "tiny-kontext-base")
-"""As they are, and what they were before they were reinforced: the same where they were not."""
+EMBEDDED = ("tiny", "tiny-kontext", "tiny-base", "tiny-kontext-base", "tiny-edit-reward")
+"""As they are, and what they were before they were reinforced: the same where they were not; and a reward model."""
 _HUB_NAME = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 

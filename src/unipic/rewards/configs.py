@@ -44,14 +44,14 @@ class BrightnessRewardConfig(Strict):
 
 
 class EditRewardConfig(Strict):
-    """A trained model that judges edits (see `EditReward`). model: a folder, or a hub name.
+    """A trained model that judges edits (see `EditReward`). model: the embedded one, a folder, or a hub name.
 
     output: which of its scores.
     """
 
     kind: Literal["edit_reward"]
     weight: float = 1.0
-    model: str
+    model: str = "tiny-edit-reward"
     output: Literal["instruction_following", "quality", "overall"] = "overall"
     batch: Annotated[int, Field(ge=1)] = 16
     device: str = "auto"

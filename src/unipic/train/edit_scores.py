@@ -41,6 +41,7 @@ from unipic.world.edits import Edit, another
 from unipic.world.render import render
 
 SHOWN = 8  # of each kind, in the report
+HARMLESS = {"device", "dtype", "train.edits", "test.edits"}  # what may change between calls
 Share = Annotated[float, Field(ge=0)]
 Source = Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")]
 Kind = Literal["sampled", "target", "source", "spoilt", "misled", "other"]
@@ -73,7 +74,7 @@ class MixConfig(Strict):
 
 
 class SplitConfig(Strict):
-    """edits: sources with their instructions, drawn from `source`."""
+    """edits: sources with their instructions, drawn from `source`; may be raised later, and what is there stays."""
 
     edits: Annotated[int, Field(ge=1)]
     source: Source
@@ -146,7 +147,7 @@ def make_scores(config: EditScoresConfig, run: Path) -> Path:
         (data / "pictures").mkdir(parents=True, exist_ok=True)
     with locked(run):
         if (run / "config.yaml").exists():
-            recipes.check_same(run / "config.yaml", config, {"device", "dtype"})
+            recipes.check_same(run / "config.yaml", config, HARMLESS)
         elif any((data / name).exists() for name in (TRAIN, TEST)):
             raise BadInput("scores stand where the run's own would", str(data), "give another --run-dir")
         recipes.save(config, run / "config.yaml")

@@ -66,7 +66,9 @@ class LanguageLoraConfig(LoraConfig):
 class TrainRewardConfig(RunConfig):
     """model: Qwen2.5-VL, a folder with one inside, or a reward model to go on with. lora: in place of all weights.
 
-    vision: whether the vision tower learns, too. show_count: edits that are held out and examined with `sample_every`.
+    vision: whether the vision tower learns, too. censored: the scale ends at 0 and 10, and a prediction beyond the end
+    that a score is at is not wrong; what is surely bad need not be told apart from what is worse.
+    show_count: edits that are held out and examined with `sample_every`.
     """
 
     stage: Literal["edit-reward"]
@@ -74,6 +76,7 @@ class TrainRewardConfig(RunConfig):
     data: ScoredConfig
     lora: LanguageLoraConfig | None = None
     vision: bool = False
+    censored: bool = False
     save_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     show_count: Annotated[int, Field(ge=0)] = 512
     show_batch: Annotated[int, Field(ge=1)] = 32
@@ -186,7 +189,7 @@ class EditRewardStage:
 
     def losses(self, micro: ScoredEdits, draws: Draws) -> Tensor:
         predicted = self.model.predict(micro.edits)
-        return squared_errors(predicted, micro.scores.to(predicted.device))
+        return squared_errors(predicted, micro.scores.to(predicted.device), censored=self.config.censored)
 
     @torch.no_grad()
     def show(self) -> list[Shown]:
@@ -265,11 +268,16 @@ class EditRewardStage:
         return {f"{layer}.weight": model.get_parameter(f"{layer}.weight").detach() for layer in layers}
 
 
-def squared_errors(predicted: Tensor, scores: Tensor) -> Tensor:
-    """Of each sample the mean over the scores that it has. predicted: B×3 as shares of ten; scores: B×3 of ten."""
-    known = ~scores.isnan()
-    errors = (predicted.float() - scores.nan_to_num() / FULL).square() * known
-    return errors.sum(1) / known.sum(1)
+def squared_errors(predicted: Tensor, scores: Tensor, *, censored: bool = False) -> Tensor:
+    """Of each sample the mean over the scores that it has. predicted: B×3 as shares of ten; scores: B×3 of ten.
+
+    censored: a prediction below 0 of what has 0, or above 1 of what has 10, is no error.
+    """
+    known, predicted = ~scores.isnan(), predicted.float()
+    off = predicted - scores.nan_to_num() / FULL
+    if censored:
+        off = torch.where(scores <= 0, off.clamp(min=0), torch.where(scores >= FULL, off.clamp(max=0), off))
+    return (off.square() * known).sum(1) / known.sum(1)
 
 
 @lru_cache(maxsize=4)
