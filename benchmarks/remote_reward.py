@@ -2,11 +2,13 @@
 
     python benchmarks/remote_reward.py [SIDE] [PICTURES] [MILLISECONDS]
 
-A reward that only waits stands for one that computes on a GPU: in the process 16 threads call it, a picture each; the
-server, a process of its own on this machine, calls it from 16 threads, and the client sends 16 requests at a time. All
-take turns; the ratio of their fastest rounds is printed, and the CPU's time for a picture: in the process (the reward
-alone, which looks at the picture), in the client, and in the server with the reward. On a machine that has other work
-these say more than the ratio: what client and server compute has to fit into their cores.
+A reward that only waits stands for one that computes on a GPU. Server, a process of its own on this machine, and client
+are as they come: so many threads call the reward (`--workers`), so many requests go at a time (`concurrency`). In the
+process as many threads call it, a picture each; so that they differ in nothing but the way, a request holds one picture
+too, where `batch` would send up to four. All take turns; the ratio of their fastest rounds is printed, and the CPU's
+time for a picture: in the process (the reward alone, which looks at the picture), in the client, and in the server with
+the reward. On a machine that has other work these say more than the ratio: what client and server compute has to fit
+into their cores.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from unipic.rewards.remote import RemoteReward
 from unipic.rewards.reward import Sample
 from unipic.serve.reward import serve_reward
 
-ROUNDS, AT_A_TIME = 5, 16
+ROUNDS = 5
 
 
 class Waiting:
@@ -63,10 +65,10 @@ def measure(samples: Sequence[Sample], waiting: Waiting, url: str, server: psuti
             break
         except httpx2.HTTPError:
             time.sleep(0.2)
-    remote = RemoteReward([url], concurrency=AT_A_TIME, batch=1)
+    remote = RemoteReward([url], batch=1)
     seconds: dict[str, list[float]] = {"in the process": [], "remote": []}
     cpu: dict[str, list[float]] = {"in the process": [], "client": [], "server": []}
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(remote.concurrency) as pool:
         for _ in range(ROUNDS):
             start, own = time.perf_counter(), time.process_time()
             here = list(pool.map(lambda sample: waiting.score([sample])[0], samples))
@@ -88,7 +90,7 @@ def measure(samples: Sequence[Sample], waiting: Waiting, url: str, server: psuti
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         waiting = Waiting(float(sys.argv[3]) / 1000)
-        serve_reward(waiting, "waiting", "127.0.0.1", int(sys.argv[2]), workers=AT_A_TIME)
+        serve_reward(waiting, "waiting", "127.0.0.1", int(sys.argv[2]))
     else:
         arguments = sys.argv[1:] + ["512", "160", "50"][len(sys.argv) - 1 :]
         main(int(arguments[0]), int(arguments[1]), float(arguments[2]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import platform
 import random
@@ -14,30 +16,38 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.servers import serving
+from unipic.cli import rewards as cli
 from unipic.config import resolve
-from unipic.errors import BadInput, TryLater
-from unipic.rewards import remote_servers, specs, wire
+from unipic.errors import BadInput, TryLater, UnipicError
+from unipic.rewards import colors, detector, remote_servers, specs, wire
+from unipic.rewards.geneval import Detection
 from unipic.rewards.remote import RemoteReward, RemoteRewardConfig
+from unipic.rewards.remote_calls import Connections, NoAnswer
 from unipic.rewards.reward import Reward, Sample
 from unipic.rewards.world import WorldReward
+from unipic.serve import reward as serve
 from unipic.serve.reward import reward_app
 from unipic.world import edits, language
 from unipic.world.render import render
 from unipic.world.scene import sample
 
-KEY = "a key"
+KEY = "a-key"
 
 
 class First:
@@ -225,6 +235,73 @@ def test_without_any_server_it_is_tried_later() -> None:
     assert "refused" in failure.value.where
 
 
+def test_more_clients_than_a_server_has_room_for_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so before it reads their pictures, which are large enough to be under way then."""
+    monkeypatch.setattr(serve, "MOST_PRESENT", 8)
+    failed: list[str] = []
+    monkeypatch.setattr(remote_servers.Server, "failed", lambda server, why: failed.append(why))
+    samples = [Sample("", Image.new("RGB", (400, 400), (i, 0, 0))) for i in range(48)]
+    with scoring(First(0.01)) as url:
+        clients = [RemoteReward([url], concurrency=8, batch=2) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            scores = [*pool.map(lambda client: client.score(samples), clients)]
+    assert scores == [reds(samples)] * 4
+    assert not failed
+    assert any("429 too many requests are waiting" in client.servers[0].why for client in clients)
+    assert all(client.servers[0].well for client in clients)
+
+
+def test_a_server_that_never_has_room_is_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "MOST_PRESENT", 0)
+    with scoring(First()) as url, pytest.raises(TryLater, match="429 too many requests are waiting") as failure:
+        RemoteReward([url], patience=0.5).score(pictures(40))
+    assert failure.value.exit_code == 75
+
+
+class Away(First):
+    """It raises TryLater, as a judge does that is away, for as many calls."""
+
+    def __init__(self, calls: float) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def score(self, samples: Sequence[Sample]) -> list[float | None]:
+        with self.lock:
+            self.calls -= 1
+            if self.calls >= 0:
+                raise TryLater("the judge has been away for 60 seconds", "http://judge: refused", "run it again")
+        return super().score(samples)
+
+
+def test_a_reward_that_is_tried_later_costs_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while another server is well, nor alone and away for more requests than there are tries."""
+    monkeypatch.setattr(remote_servers, "FIRST_REST", 0.01)
+    samples = pictures(24)
+    with scoring(Away(12)) as away, scoring(First(0.01)) as well:
+        for urls in ([away, well], [away]):
+            assert RemoteReward(urls, concurrency=2, batch=1).score(samples) == reds(samples)
+    with scoring(Away(12)) as away:
+        assert RemoteReward([away], concurrency=2, batch=1).score(samples) == reds(samples)
+
+
+def test_a_reward_that_is_tried_later_ends_the_run_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Also where other requests are answered well, as a judge's are whose verdicts are in its cache."""
+    known, asked = First(), Away(math.inf)
+
+    class Judge:
+        def score(self, samples: Sequence[Sample]) -> list[float | None]:
+            return (known if samples[0].text == "number 0" else asked).score(samples)
+
+    with scoring(Judge()) as url:
+        with pytest.raises(TryLater, match="the judge has been away") as failure:
+            RemoteReward([url], patience=1, batch=1).score(pictures(20))
+        said = httpx.post(f"{url}/v1/score", **form(pictures(2)[1:]))
+    assert failure.value.exit_code == 75
+    assert (said.status_code, said.json()["error"]["code"]) == (503, "try_later")
+    assert "try later" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_servers_with_different_rewards_are_refused() -> None:
     with (
         scoring(First(), "world 1") as one,
@@ -251,6 +328,8 @@ GARBAGE: dict[str, tuple[int, bytes]] = {
     "long": (200, b'{"scores": [0.5]}' + b" " * 10_000_000),
     "an error": (500, b"<h1>Internal Server Error</h1>"),
     "busy": (429, b""),
+    "waiting": (503, b'{"error": {"message": "the judge is away", "code": "try_later"}}'),
+    "an error of lists": (503, b'{"error": {"message": [], "code": []}}'),
     "elsewhere": (302, b""),
     "no such thing": (404, b""),
     "refused by another": (403, b"<h1>Forbidden</h1>"),
@@ -506,6 +585,73 @@ def test_large_bodies_are_refused(url: str) -> None:
         RemoteReward([url]).score([Sample("", Image.new("RGB", (4700, 4700)))])
 
 
+# --- models that several requests want at once ------------------------------------------------------------------------
+
+
+class Alone:
+    """In place of a model and what loads it: slow, and it notes how many are in it at a time, and how often."""
+
+    def __init__(self) -> None:
+        self.loaded, self.inside, self.most = 0, 0, 0
+
+    def load(self) -> None:
+        self.loaded += 1
+        time.sleep(0.05)
+
+    def compute(self) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.01)
+        self.inside -= 1
+
+
+def test_the_detector_is_loaded_once_and_computes_for_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone()
+
+    class Model(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            alone.compute()
+            return torch.zeros(len(pixels), 1, len(detector.CLASSES) + 1), torch.zeros(len(pixels), 1, 8, 8)
+
+    def load(_: Any) -> torch.nn.Module:
+        alone.load()
+        return Model()
+
+    monkeypatch.setattr(detector, "find_part", lambda *_: None)
+    monkeypatch.setattr(detector, "load_segmenter", load)
+    detect = detector.Detector("one", device="cpu", shorter=32, longer=64)
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(lambda s: detect([s.picture]), pictures(16))] == [[[]]] * 16
+    assert (alone.loaded, alone.most) == (1, 1)
+
+
+def test_colours_are_loaded_once_and_computed_for_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone()
+
+    def features(inputs: torch.Tensor) -> SimpleNamespace:
+        alone.compute()
+        return SimpleNamespace(pooler_output=torch.ones(len(inputs), 4))
+
+    def load(_: Any) -> colors.Clip:
+        alone.load()
+        sizes = {
+            "vision_config": SimpleNamespace(image_size=8),
+            "text_config": SimpleNamespace(max_position_embeddings=8),
+        }
+        model = torch.nn.Module()
+        model.config, model.get_image_features, model.get_text_features = SimpleNamespace(**sizes), features, features
+        return colors.Clip(model, None)
+
+    monkeypatch.setattr(colors, "find_part", lambda *_: None)
+    monkeypatch.setattr(colors, "load_clip", load)
+    monkeypatch.setattr(colors, "token_ids", lambda _, texts, length: torch.zeros(len(texts), length))
+    name = colors.Colors("one", device="cpu")
+    objects = [(s.picture, Detection("dog", (0, 0, 8, 8), 0.9)) for s in pictures(16)]
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(lambda one: name([one]), objects)] == [["red"]] * 16
+    assert (alone.loaded, alone.most) == (1, 1)
+
+
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -517,7 +663,55 @@ def test_a_recipe_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     opened = config.open()
     assert [server.url for server in opened.servers] == ["http://10.0.0.1:8002", "https://host/scores"]
-    assert opened.headers == {"Authorization": "Bearer a key"}
+    assert opened.headers == {"Authorization": "Bearer a-key"}
+
+
+@pytest.mark.parametrize("key", ["sec\rret", "sec ret", "secret\x00", "s\N{LATIN SMALL LETTER E WITH ACUTE}cret", "\r"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(RemoteRewardConfig, {"kind": "remote", "urls": ["http://a"], "key_env": "SOME_KEY"}, "recipe")
+    monkeypatch.setattr(os, "environ", {"SOME_KEY": key})  # which would not take the zero byte itself
+    for opened in (config.open, lambda: RemoteReward(["http://a"], key)):
+        with pytest.raises(BadInput, match="key") as failure:
+            opened()
+        assert "ret" not in str(failure.value)
+
+
+def test_a_key_is_stripped_as_files_end_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", f"{KEY}\r\n")
+    raw = {"kind": "remote", "urls": ["http://a"], "key_env": "SOME_KEY"}
+    assert resolve(RemoteRewardConfig, raw, "recipe").open().headers == {"Authorization": f"Bearer {KEY}"}
+
+
+def test_failures_do_not_repeat_what_was_sent() -> None:
+    """A header that cannot be sent, and a server that repeats the key."""
+    reply = json.dumps({"error": {"message": f"what is {KEY}?"}}).encode()
+    for status in (401, 500):
+        with answering(status, reply) as (url, _):
+            connections = Connections(threading.Event(), RemoteReward([url]).ssl)
+            with pytest.raises(NoAnswer) as unsent:
+                connections.exchange(urlsplit(url), "GET", "/health", 5, headers={"Authorization": "sec\rret"})
+            assert str(unsent.value) == "ValueError"
+            with pytest.raises((BadInput, TryLater), match="what is …") as failure:
+                RemoteReward([url], KEY, patience=0.2).score(pictures(1))
+            assert KEY not in str(failure.value)
+
+
+def test_the_server_scores_as_many_requests_as_a_client_sends() -> None:
+    sent = inspect.signature(RemoteReward).parameters["concurrency"].default
+    assert RemoteRewardConfig.model_fields["concurrency"].default == sent
+    for server in (serve.reward_app, serve.serve_reward, cli.serve_reward):
+        assert inspect.signature(server).parameters["workers"].default == sent
+
+
+def test_a_host_that_is_not_ours_is_told_apart_from_a_port_that_is_taken() -> None:
+    for host in ("no-such-host.invalid", "192.0.2.1", "a" * 300, "::g"):
+        with pytest.raises(BadInput, match="give --host an address of this machine"):
+            serve.serve_reward(First(), "first", host, 0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UnipicError, match="choose another port"),
+    ):
+        serve.serve_reward(First(), "first", "127.0.0.1", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize(

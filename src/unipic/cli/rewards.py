@@ -20,18 +20,20 @@ def serve_reward(
     host: Annotated[str, option("address to listen at")] = "127.0.0.1",
     port: Annotated[int, option("0 takes a free one")] = 8002,
     api_key: Annotated[str | None, option("clients must bring it", envvar="UNIPIC_REWARD_KEY")] = None,
-    workers: Annotated[int, option("requests scored at a time, a thread each")] = 4,
+    workers: Annotated[int, option("requests scored at a time, a thread each")] = 16,
 ) -> None:
     """Serve a reward over HTTP, for rewards of kind `remote` in the recipes of other machines."""
     from pydantic import TypeAdapter
 
     from unipic.config import read_recipe, resolve
+    from unipic.rewards import wire
     from unipic.rewards.configs import RewardConfig
     from unipic.serve.reward import serve_reward as serve
     from unipic.types import check_whole
 
     check_whole("port", port, 0, 65_535)
     check_whole("number of workers", workers, 1, 256)
+    api_key = None if api_key is None else wire.checked_key(api_key, "--api-key, or UNIPIC_REWARD_KEY")
     a_file = name.endswith((".yaml", ".yml"))
     raw, where = read_recipe(name) if a_file else ({"kind": name}, f"serve-reward {name}")
     adapter: TypeAdapter[RewardConfig] = TypeAdapter(RewardConfig)

@@ -6,6 +6,7 @@ embeddings, each of length one; the likeliest of ten colours is the object's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -41,12 +42,14 @@ class Clip(NamedTuple):
 class Colors:
     """Objects → the names of their colours. name: a folder, or a hub name in the hub's cache; loaded when first used.
 
-    batch: objects in a forward, of whichever pictures. In float32.
+    batch: objects in a forward, of whichever pictures. In float32. May be called from several threads: it is loaded
+    once, and computes for one at a time.
     """
 
     def __init__(self, name: str = CLIP, batch: int = 64, device: str = "auto") -> None:
         self.name, self.batch, self.device = name, batch, device_of(device)
         self._classifiers: dict[str, Tensor] = {}
+        self.lock = threading.Lock()
 
     @cached_property
     def clip(self) -> Clip:
@@ -57,6 +60,10 @@ class Colors:
     def __call__(self, objects: Sequence[tuple[Image.Image, Detection]]) -> list[str]:
         if not objects:
             return []
+        with self.lock:
+            return self._named(objects)
+
+    def _named(self, objects: Sequence[tuple[Image.Image, Detection]]) -> list[str]:
         self._learn({detection.label for _, detection in objects} - self._classifiers.keys())
         side, seen = self.clip.model.config.vision_config.image_size, []
         for start in range(0, len(objects), self.batch):

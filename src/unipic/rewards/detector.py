@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -71,7 +72,8 @@ class Detector:
     """Pictures → their objects. name: a folder, or a hub name in the hub's cache; it is loaded when first used.
 
     batch: pictures in a forward, which are of one size. shorter, longer: bounds of a picture's sides, in pixels. In
-    float32: thresholds are sharp.
+    float32: thresholds are sharp. May be called from several threads: it is loaded once, and computes for one at a
+    time.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Detector:
     ) -> None:
         self.name, self.batch, self.shorter, self.longer = name, batch, shorter, longer
         self.device = device_of(device)
+        self.lock = threading.Lock()
 
     @cached_property
     def model(self) -> Any:
@@ -95,10 +98,11 @@ class Detector:
             inner = scaled(size, self.shorter, self.longer)
             for start in range(0, len(members), self.batch):
                 part = members[start : start + self.batch]
-                pixels = torch.stack([prepared(pictures[i], inner) for i in part]).to(self.device)
+                pixels = torch.stack([prepared(pictures[i], inner) for i in part])
                 padded = (pixels.shape[3], pixels.shape[2])
-                for i, classes, masks in zip(part, *self.model(pixels), strict=True):
-                    found[i] = objects(classes, masks, padded, inner, size)
+                with self.lock:  # a device has memory for one forward, and gains nothing by several
+                    for i, classes, masks in zip(part, *self.model(pixels.to(self.device)), strict=True):
+                        found[i] = objects(classes, masks, padded, inner, size)
         return found
 
 

@@ -1,9 +1,10 @@
-"""EditReward: a trained model's scores of edits as a reward (paper §3.4). Other pictures have none."""
+"""EditReward: a trained model's scores of edits as a reward (paper §3.2). Other pictures have none."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from threading import Lock
 
 import torch
 
@@ -17,7 +18,8 @@ class EditReward:
     """One of a reward model's outputs as a share of its best, about 0 to 1. Samples of one source and instruction share
     what is read of it.
 
-    model: a folder, or a hub name. output: one of `OUTPUTS`. batch: of results in a forward.
+    model: a folder, or a hub name. output: one of `OUTPUTS`. batch: of results in a forward. May be called from several
+    threads, for one of which at a time it computes.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class EditReward:
         place = Placement.choose(device, dtype)
         self.model = load_reward_model(find_model(model), place.dtype, place.device)
         self.index, self.batch = OUTPUTS.index(output), batch
+        self.lock = Lock()
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
         groups: dict[tuple[str, bytes], list[int]] = {}
@@ -40,7 +43,8 @@ class EditReward:
         edits = [_group([samples[i] for i in members]) for members in groups.values()]
         scores: list[float | None] = [None] * len(samples)
         order = [i for members in groups.values() for i in members]
-        found = self.model.score(edits, self.batch, bounded=False)[:, self.index].tolist()
+        with self.lock:
+            found = self.model.score(edits, self.batch, bounded=False)[:, self.index].tolist()
         for i, score in zip(order, found, strict=True):
             scores[i] = score / FULL
         return scores

@@ -1,7 +1,8 @@
 """Any reward behind HTTP, on one machine or several: the client of `unipic serve-reward` (see `wire` for the protocol).
 
-Samples go out in small requests, many at a time; `remote_servers` says where each goes. What a server did not answer is
-sent again, to whichever server is well. A reply that is not exactly as wanted counts as a failure.
+Samples go out in small requests, many at a time; `remote_servers` says where each goes. What a server did not answer,
+had no room for or cannot score yet is sent again, to whichever server is well. Any other reply that is not exactly as
+wanted counts as a failure.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import Field, field_validator
 from unipic.config import Strict
 from unipic.errors import BadInput
 from unipic.rewards import specs, wire
-from unipic.rewards.remote_calls import CONNECT, BadAnswer, Connections, NoAnswer, json_object, message
+from unipic.rewards.remote_calls import CONNECT, BadAnswer, Busy, Connections, NoAnswer, error_in, json_object
 from unipic.rewards.remote_servers import POLL, Server, Turns, fault_of
 from unipic.rewards.reward import Sample
 
@@ -30,10 +31,12 @@ FINAL = (400, 401, 403, 413, 422)  # statuses with which a server refuses a requ
 
 
 class RemoteReward:
-    """urls: servers of the same reward, http(s)://HOST:PORT. key: that they want. timeout: seconds for a request.
+    """urls: servers of the same reward, http(s)://HOST:PORT. key: that they want. timeout: seconds for a request; more
+    than their reward takes at worst, or it is sent again while they still score it.
 
-    patience: seconds without any server that is well, after which TryLater is raised. concurrency: requests at a time.
-    batch: samples in a request at most; fewer where there are not enough of them for all that may go at a time.
+    patience: seconds without any server that is well and has room, after which TryLater is raised. concurrency:
+    requests at a time. batch: samples in a request at most; fewer where there are not enough of them for all that may
+    go at a time.
     """
 
     def __init__(
@@ -48,13 +51,15 @@ class RemoteReward:
         if fault := fault_of(urls):
             raise BadInput(fault, f"urls: {', '.join(urls)}", "give http://HOST:PORT of each server, once")
         self.servers = [Server(url.rstrip("/"), urlsplit(url.rstrip("/"))) for url in urls]
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.key = wire.checked_key(key, "key") if key else None
+        self.headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self.timeout, self.patience, self.concurrency, self.batch = timeout, patience, concurrency, batch
         self.ssl = ssl.create_default_context()
         wire.keep_memory()
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
-        """None where the server says so, or where TRIES replies were bad. Raises TryLater when no server is well.
+        """None where the server says so, or where TRIES replies were bad. Raises TryLater when no server is well; one
+        whose reward raises it is not.
 
         Raises BadInput for a spec that cannot be sent, and where a server refuses a request for good.
         """
@@ -96,10 +101,17 @@ class RemoteRewardConfig(Strict):
         return value
 
     def open(self) -> RemoteReward:
-        key = os.environ.get(self.key_env) if self.key_env else None
-        if self.key_env and not key:
-            raise BadInput("the key of the reward servers is not set", f"key_env: {self.key_env}", "export it")
-        return RemoteReward(self.urls, key, self.timeout, self.patience, self.concurrency, self.batch)
+        return RemoteReward(self.urls, _key(self.key_env), self.timeout, self.patience, self.concurrency, self.batch)
+
+
+def _key(variable: str | None) -> str | None:
+    """From the environment."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise BadInput("the key of the reward servers is not set", f"key_env: {variable}", "export it")
+    return wire.checked_key(key, f"key_env: {variable}")
 
 
 class _Call:
@@ -146,10 +158,10 @@ class _Call:
         bad = 0
         while True:
             server = self.turns.take()
-            failure: NoAnswer | BadAnswer | None = None
+            failure: NoAnswer | BadAnswer | Busy | None = None
             try:
                 return self._ask(server, content_type, body, len(samples))
-            except (NoAnswer, BadAnswer) as error:
+            except (NoAnswer, BadAnswer, Busy) as error:
                 failure = error
             finally:
                 self.turns.ended(server, failure)
@@ -158,7 +170,7 @@ class _Call:
                 return [None] if len(samples) == 1 else [self._scores([sample])[0] for sample in samples]
 
     def _ask(self, server: Server, content_type: str, body: bytes, count: int) -> list[float | None]:
-        """Raises BadInput where it refuses the request for good."""
+        """Raises NoAnswer, BadAnswer, Busy; BadInput where it refuses the request for good."""
         headers = {"Content-Type": content_type} | self.reward.headers
         timeout = self.reward.timeout
         status, content = self.connections.exchange(server.at, "POST", "/v1/score", timeout, body, headers)
@@ -167,7 +179,12 @@ class _Call:
                 return wire.scores(content, count)
             except ValueError as error:
                 raise BadAnswer(str(error)) from None
-        said = message(content)
+        said, code = error_in(content)
+        said = said.replace(self.reward.key, "…") if self.reward.key else said
+        if status == wire.BUSY:
+            raise Busy(f"status {status} {said}".rstrip())
+        if code == wire.TRY_LATER:
+            raise NoAnswer(f"status {status} {said}".rstrip())
         if status in FINAL and said:
             mend = "set the variable that key_env names" if status in (401, 403) else "correct it, or mend the server"
             raise BadInput(f"a reward server refuses what it is asked ({status})", f"{server.url}: {said}", mend)

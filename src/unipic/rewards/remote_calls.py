@@ -30,6 +30,10 @@ class BadAnswer(Exception):
     """What came is not a reply."""
 
 
+class Busy(Exception):
+    """The server is well, but has no room for another request."""
+
+
 class Connections:
     """Of threads with servers, kept from one exchange to the next until they are closed. over: nothing is sent then."""
 
@@ -70,8 +74,7 @@ class Connections:
                 connection.close()
                 late = time.monotonic() >= until or isinstance(error, TimeoutError)
                 if old is None or late or self.over.is_set():
-                    why = f"no answer within {timeout:g} seconds" if late else str(error) or type(error).__name__
-                    raise NoAnswer(why) from None
+                    raise NoAnswer(f"no answer within {timeout:g} seconds" if late else _why(error)) from None
                 old = None  # it may have been closed for having been idle
             except BadAnswer:
                 connection.close()
@@ -104,6 +107,11 @@ class Connections:
         return HTTPConnection(host, port, timeout=CONNECT)
 
 
+def _why(error: Exception) -> str:
+    """The system's own words only: others repeat what was sent, such as the key, or what came."""
+    return (str(error) if isinstance(error, OSError) else "") or type(error).__name__
+
+
 def json_object(content: bytes) -> dict[str, Any]:
     """A JSON object; empty for anything else."""
     try:
@@ -113,7 +121,9 @@ def json_object(content: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def message(content: bytes) -> str:
-    """What an error in our servers' form says."""
+def error_in(content: bytes) -> tuple[str, str]:
+    """Message and code of an error in our servers' form; empty where there is none."""
     error = json_object(content).get("error")
-    return str(error["message"]) if isinstance(error, dict) and isinstance(error.get("message"), str) else ""
+    fields = (error.get("message"), error.get("code")) if isinstance(error, dict) else (None, None)
+    message, code = (field if isinstance(field, str) else "" for field in fields)
+    return message, code

@@ -1,12 +1,14 @@
 """Which reward server a request goes to: the one that is well and has the least to do.
 
 A server that fails rests, a little longer each time; then its /health is asked, and one request tries it before the
-others follow. Servers that score differently are refused.
+others follow. One that has no room is well: it is sent a request now and then, until it answers one. Servers that score
+differently are refused.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 import re
 import threading
 import time
@@ -16,9 +18,10 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from unipic.errors import BadInput, TryLater
-from unipic.rewards.remote_calls import NoAnswer
+from unipic.rewards.remote_calls import Busy, NoAnswer
 
 FIRST_REST, LONGEST_REST = 0.25, 5.0  # seconds
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0  # seconds between requests to a server that has no room
 POLL = 0.05  # seconds between looks at servers that rest and at requests that take too long
 URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
@@ -41,7 +44,8 @@ def fault_of(urls: Sequence[str]) -> str:
 class Server:
     """ready: it may be asked. failures: in a row, of requests or of /health. why: the last of them.
 
-    scores_with: what it says that its reward is, once it has.
+    waits: in a row, since it had no room; the present one ends at waits_until. scores_with: what it says that its
+    reward is, once it has.
     """
 
     url: str
@@ -49,26 +53,40 @@ class Server:
     ready: bool = False
     failures: int = 0
     rests_until: float = 0.0
+    waits: int = 0
+    waits_until: float = 0.0
     why: str = "it was not asked yet"
     scores_with: str | None = None
 
     @property
     def well(self) -> bool:
-        return self.ready and not self.failures
+        return self.ready and not self.failures and not self.waits
 
     def failed(self, why: str) -> None:
         self.ready, self.why = False, why
         self.rests_until = time.monotonic() + min(FIRST_REST * 2**self.failures, LONGEST_REST)
         self.failures = min(self.failures + 1, 30)
 
+    def full(self, why: str) -> None:
+        """It had no room for a request. Those that were under way together begin one wait."""
+        self.failures, self.why = 0, why
+        if not self.waits:
+            self.wait()
+
+    def wait(self) -> None:
+        """Longer each time, and not as long as others that it had no room for."""
+        longest = min(FIRST_WAIT * 2**self.waits, LONGEST_WAIT)
+        self.waits_until = time.monotonic() + longest * random.uniform(0.5, 1)
+        self.waits = min(self.waits + 1, 30)
+
     def answered(self) -> None:
-        self.ready, self.failures = True, 0
+        self.ready, self.failures, self.waits, self.waits_until = True, 0, 0, 0.0
 
 
 class Turns:
     """Of the requests of one call; what came of each is told here. answers: good ones.
 
-    most: requests at a time. patience: seconds without any server that is well. over: is set by `end`.
+    most: requests at a time. patience: seconds without any server that is well and has room. over: is set by `end`.
     """
 
     def __init__(self, servers: Sequence[Server], most: int, patience: float, over: threading.Event) -> None:
@@ -89,6 +107,8 @@ class Turns:
                 full = sum(self.sent.values()) >= self.most
                 if not full and (server := self._free()):
                     self.sent[server] += 1
+                    if server.waits:  # only this one goes: a body that is refused was sent in vain
+                        server.wait()
                     return server
                 self._give_up()
                 self.changed.wait(None if full else POLL)  # an end is told to one that waits
@@ -96,7 +116,8 @@ class Turns:
 
     def _free(self) -> Server | None:
         """One that failed is first tried by a request alone."""
-        free = [s for s in self.servers if s.ready and not (s.failures and self.sent[s])]
+        now = time.monotonic()
+        free = [s for s in self.servers if s.ready and now >= s.waits_until and not (s.failures and self.sent[s])]
         if not free:
             return None
         turn = next(self.numbers)
@@ -109,7 +130,10 @@ class Turns:
                 server.answered()
                 self.answers += 1
             elif server.ready and not self.over.is_set():  # of requests that were under way together, the first tells
-                server.failed(str(failure))
+                if isinstance(failure, Busy):
+                    server.full(str(failure))
+                else:
+                    server.failed(str(failure))
             self._note()
             self.changed.notify()
 
@@ -121,7 +145,7 @@ class Turns:
 
     def _give_up(self) -> None:
         """Raises TryLater when patience is over, and nothing is under way that may still end it."""
-        since, all_failed = self.none_well_since, all(server.failures for server in self.servers)
+        since, all_failed = self.none_well_since, all(server.failures or server.waits for server in self.servers)
         if since is None or not all_failed or any(self.sent.values()):
             return
         if time.monotonic() - since > self.patience:

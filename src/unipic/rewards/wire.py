@@ -3,6 +3,8 @@
     request   a part `request`, JSON: {"samples": [{"text": "…", "picture": 0, "source": null, "spec": null}, …]},
               then parts `picture`, image files; `picture` and `source` count them from 0. spec: see `specs`
     reply     JSON: {"scores": [0.5, null, …]}, one a sample in their order; null where it cannot be had
+    error     JSON: {"error": {"message": "…", "code": null}}. Status 429: there is no room now. Code try_later: the
+              reward waits for something, such as a judge. After either the same request is sent again, later
 
 Pictures are PNGs that hold their pixels uncompressed: on a CPU, deflating a picture takes longer than sending it.
 """
@@ -33,6 +35,8 @@ MOST_REPLY = 100_000  # bytes
 LONGEST_HEAD = 1000  # bytes, of a part
 BLOCK = 65_535  # bytes, the most that deflate stores in one
 KEPT = 31 << 20  # bytes
+BUSY = 429  # status
+TRY_LATER = "try_later"  # code
 _BOUNDARY = re.compile(r'multipart/form-data; ?boundary="?([0-9A-Za-z\'()+_,./:=?-]{1,70})"?', re.IGNORECASE)
 _NAME = re.compile(rb'content-disposition: ?form-data; ?name="?(\w{1,20})"?(?:;|\r\n|$)', re.IGNORECASE)
 
@@ -188,6 +192,17 @@ def scores(content: bytes, count: int) -> list[float | None]:
     if len(found) != count:
         raise ValueError(f"it sent {len(found)} scores for {count} samples")
     return list(found)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def checked_key(key: str, where: str) -> str:
+    """Without what surrounds it. Raises BadInput, which does not show it, for what no header can carry."""
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise BadInput("what is given is no key", where, "set it anew: ASCII letters, digits and signs, no blanks")
+    return key
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

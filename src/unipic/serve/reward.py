@@ -2,20 +2,22 @@
 
 POST /v1/score · GET /health (which needs no key, and says what reward this is)
 
-Samples come with their pictures; the server fetches nothing. What cannot be scored now is answered with 503, and its
-reason: the reward failed (its traceback is in the log), or too many requests wait. No other status is 500 or more.
+Samples come with their pictures; the server fetches nothing. Where too many requests wait, 429 says so. What cannot be
+scored now is answered with 503 and its reason: the reward raised TryLater (code try_later), or it failed (its traceback
+is in the log). No other status is 500 or more.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
-from unipic.errors import BadInput, one_line
+from unipic.errors import BadInput, TryLater, one_line
 from unipic.rewards import wire
 from unipic.rewards.reward import Reward, WeightedSum
 from unipic.serve.chat import Refused
@@ -26,7 +28,7 @@ MOST_PRESENT = 128  # requests, those that wait included
 log = logging.getLogger(__name__)
 
 
-def reward_app(reward: Reward, name: str, *, api_key: str | None = None, workers: int = 4) -> FastAPI:
+def reward_app(reward: Reward, name: str, *, api_key: str | None = None, workers: int = 16) -> FastAPI:
     """name: of the reward and its settings; those among which a client chooses must say the same. workers: threads."""
     app, limiter, present = bare_app("unipic reward"), CapacityLimiter(workers), set[Request]()
 
@@ -37,7 +39,7 @@ def reward_app(reward: Reward, name: str, *, api_key: str | None = None, workers
     @app.post("/v1/score", dependencies=[Depends(Guard(api_key))])
     async def score(request: Request) -> Response:
         if len(present) >= MOST_PRESENT:
-            raise Refused("too many requests are waiting", status=503)
+            raise Refused("too many requests are waiting", code="busy", status=wire.BUSY)
         present.add(request)
         try:
             body, kind = await body_of(request, wire.MOST_BODY), request.headers.get("content-type", "")
@@ -57,6 +59,10 @@ def _scored(reward: Reward, content_type: str, body: bytes) -> bytes:
         raise Refused("; ".join(str(error).splitlines())) from None
     try:
         scores = WeightedSum({"reward": (1.0, reward)}).score(samples).total  # which checks them
+    except TryLater as error:
+        said = "; ".join(str(error).splitlines())
+        log.warning("try later: %s", said)
+        raise Refused(said, code=wire.TRY_LATER, status=503) from None
     except Exception as error:
         log.exception("the reward failed")
         raise Refused(f"the reward failed: {type(error).__name__}: {one_line(error)}", status=503) from None
@@ -64,8 +70,21 @@ def _scored(reward: Reward, content_type: str, body: bytes) -> bytes:
 
 
 def serve_reward(
-    reward: Reward, name: str, host: str, port: int, *, api_key: str | None = None, workers: int = 4
+    reward: Reward, name: str, host: str, port: int, *, api_key: str | None = None, workers: int = 16
 ) -> None:
-    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken."""
+    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken.
+
+    Raises BadInput for a host that is none of this machine's.
+    """
+    _check_host(host)
     wire.keep_memory()
     listen(reward_app(reward, name, api_key=api_key, workers=workers), host, port, f"the reward {name}")
+
+
+def _check_host(host: str) -> None:
+    """At any port: another one would not mend it."""
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except (OSError, UnicodeError) as error:
+        mend = "give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        raise BadInput("nothing can be served at that host", f"{host}: {error}", mend) from None
