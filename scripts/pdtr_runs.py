@@ -168,11 +168,11 @@ def opened(folder: Path) -> Run:
         raise BadInput("this run was not evaluated", where, "there is nothing to make tables of")
     parts = []
     for number, part in enumerate(config["parts"] * config["rounds"], 1):
-        name = f"{number}-{'-'.join(part['tasks'])}"
+        name = f"{number}-{'-'.join(dict.fromkeys(part['tasks']))}"
         for needed in (CONFIG, "log.jsonl", "model"):
             _present(folder, f"{name}/{needed}")
         own, _ = read_recipe(str(folder / name / CONFIG))
-        parts.append(Part(number, folder / name, tuple(part["tasks"]), own))
+        parts.append(Part(number, folder / name, tuple(dict.fromkeys(part["tasks"])), own))
     _present(folder, "model")
     names = ["before", *(f"after {part.folder.name}" for part in parts)]
     evaluations = [_evaluation(name, folder, f"eval-{number}") for number, name in enumerate(names)]

@@ -94,7 +94,7 @@ def heading(run: Run, machine: str) -> str:
     return "\n\n".join(
         [
             "# PDTR in the embedded world",
-            f"Progressive dual-task reinforcement (paper §3.4) of `{grpo['model']}`: {order(run)}, each part from the "
+            f"Progressive dual-task reinforcement (paper §3.2) of `{grpo['model']}`: {order(run)}, each part from the "
             "model that the one before it made ([how](../reinforcement.md)). Before, between and after, the world's "
             f"benchmark asks the same {items} of its test split, from the same noise "
             "([what it asks](../evals.md)). In brackets: 95 % intervals. Novel items hold a combination that "

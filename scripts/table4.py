@@ -32,7 +32,7 @@ from unipic.files import write_whole
 from unipic.models.find import find_model
 from unipic.train import resuming
 from unipic.train.grpo import GrpoConfig
-from unipic.train.pdtr import START, PdtrConfig, part_config
+from unipic.train.pdtr import START, PdtrConfig, folder_name, part_config
 from unipic.train.stages import read
 
 ROWS = {
@@ -74,7 +74,7 @@ def take_over(runs: Path, row: str, seed: int, sets: Sequence[str]) -> None:
         theirs, first = PdtrConfig.model_validate_json(json.dumps(other.config)), other.parts[0].folder
         if (first / START).read_text() != weights or _start(theirs) != _start(config):
             continue
-        alike = first.name == f"1-{'-'.join(config.parts[0].tasks)}" and _finished(first, own)
+        alike = first.name == folder_name(config.parts[0], 1) and _finished(first, own)
         for name in ["eval-0", *([first.name, "eval-1"] if alike else [])]:
             if not (run / name).exists():
                 taking = run / f".{name}"

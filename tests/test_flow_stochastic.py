@@ -65,11 +65,13 @@ def test_a_point_that_was_drawn_is_judged_as_when_it_was(step: str) -> None:
     assert not torch.equal(elsewhere.log_prob, first.log_prob)
 
 
-def test_samples_may_stand_at_levels_of_their_own() -> None:
+@pytest.mark.parametrize("highest", [SIGMAS[1], SIGMAS[1].expand(3)])
+def test_samples_may_stand_at_levels_of_their_own(highest: Tensor) -> None:
     x, v = point()
     steps = torch.tensor([0, 4, 8])
     more = {"noise_level": 0.7, "next_x": x * 0.9}
-    together = flow.sde_step(x, v, sigma=SIGMAS[steps], sigma_next=SIGMAS[steps + 1], sigma_max=SIGMAS[1], **more)
+    together = flow.sde_step(x, v, sigma=SIGMAS[steps], sigma_next=SIGMAS[steps + 1], sigma_max=highest, **more)
+    assert together.std.flatten().shape == (3,)
     for row, i in enumerate(steps.tolist()):
         part = {name: value[row : row + 1] for name, value in (("x", x), ("v", v), ("next_x", more["next_x"]))}
         alone = flow.sde_step(

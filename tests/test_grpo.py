@@ -101,12 +101,16 @@ def test_the_first_update_s_ratio_is_one(model: str, task: str, merge: bool) -> 
 
 
 def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: ReferenceSD3) -> Tensor:
-    """In float64, a sample at a time: −min(r·A, clip(r)·A) + β·‖mean − mean_before‖² / (2s² · dimensions)."""
+    """In float64, a sample at a time: −min(r·A, clip(r)·A) + β·‖mean − mean_before‖² / (2s² · dimensions).
+
+    Of CPS the last is β·‖mean − mean_before‖² / dimensions. Guarded, r is exp(z·(mean − mean then)), averaged inside.
+    """
     config, walked, given = made.config, made.rolled.trajectory.steps[micro.step], made.rolled.given
     sigmas, i = made.sampler.sigmas.double().tolist(), micro.step
     a, b = sigmas[i], sigmas[i + 1]
+    cps = config.sampler.kind == "cps"
     s = config.sampler.noise_level * math.sqrt(a / (1 - (sigmas[1] if a == 1 else a)))
-    std = s * math.sqrt(a - b)
+    std = b * math.sin(config.sampler.noise_level * math.pi / 2) if cps else s * math.sqrt(a - b)
     losses = []
     for at in micro.at:
         x, next_x = walked.x[at][None].double(), walked.next_x[at][None].double()
@@ -121,27 +125,44 @@ def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: Referen
             negative = v(given.negative)
             negative = negative if config.sampler.negative_gradient else negative.detach()
             guided = negative + config.sampler.guidance_scale * (v(given.condition) - negative)
+            if cps:
+                return (1 - b) * (x - a * guided) + math.sqrt(b**2 - std**2) * (x + (1 - a) * guided)
             score = -(x + (1 - a) * guided) / a
             return x + (guided - s**2 / 2 * score) * (b - a)
 
         m = mean(own)
         log_prob = (-((next_x - m) ** 2) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2).mean()
-        ratio = (log_prob - walked.log_prob[at].double()).exp()
+        if cps:
+            log_prob = -((next_x - m) ** 2).mean()
+        then = walked.mean[at][None].double()
+        log_ratio = log_prob - walked.log_prob[at].double()
+        ratio = (((next_x - then) / std * (m - then)).mean() if config.guard else log_ratio).exp()
         advantage = float(made.rolled.advantages[at])
         bounded = ratio.clamp(1 - config.clip, 1 + config.clip)
         loss = -torch.minimum(ratio * advantage, bounded * advantage)
-        width = std if config.kl == "exact" else s
+        width = math.sqrt(0.5) if cps else std if config.kl == "exact" else s
         losses.append(loss + config.beta * ((m - mean(before).detach()) ** 2).mean() / (2 * width**2))
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("options", [{}, {"kl": "exact", "sampler": {**RAW["sampler"], "negative_gradient": True}}])  # type: ignore[dict-item]
-@pytest.mark.parametrize(("model", "task"), [("tiny-kontext", "edit"), ("tiny", "generate")])
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"kl": "exact", "sampler": {**RAW["sampler"], "negative_gradient": True}},  # type: ignore[dict-item]
+    {"guard": True},
+    {"sampler": {**RAW["sampler"], "kind": "cps"}},  # type: ignore[dict-item]
+    {"guard": True, "sampler": {**RAW["sampler"], "kind": "cps"}},  # type: ignore[dict-item]
+    {"sampler": {**RAW["sampler"], "window": 2}},  # type: ignore[dict-item]
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("model", "task"), [("tiny-kontext", "edit"), ("tiny", "generate"), ("tiny", "edit")])
 def test_losses_and_gradients_are_those_of_a_float64_twin(model: str, task: str, options: dict[str, Any]) -> None:
     """On fresh rollouts, and once the weights have moved: then ratios differ and are clipped."""
     made = grpo(model, task, micro_batch=4, beta=0.5, clip=1e-4, **options)
     _, updates = rolled(made)
-    first, second = updates[0].micros[TRAINED - 1], updates[1].micros[1]
+    last = len(made.rolled.trajectory.steps) - 1
+    first, second = updates[0].micros[last], updates[1].micros[1]
     compare(made, first)
     with torch.no_grad():
         for name, p in made.transformer.named_parameters():
@@ -280,7 +301,9 @@ def test_guarded_ratios_are_neither_biased_nor_wider_at_late_steps() -> None:
         old, moved = torch.zeros(4000, 1, 1, 1), torch.full((4000, 1, 1, 1), 0.02)
         drawn = old + std * torch.randn(4000, 1, 1, 1)
         plain = ((-((drawn - moved) ** 2) + (drawn - old) ** 2) / (2 * std**2)).flatten()
-        guarded = normalised(plain, moved, old, torch.tensor(std))
+        guarded = normalised(plain, moved, old, torch.tensor(std), torch.tensor(1 / (2 * std**2)))
+        cps = (-((drawn - moved) ** 2) + (drawn - old) ** 2).flatten()  # its log-probability has no 1 / 2·std²
+        torch.testing.assert_close(normalised(cps, moved, old, torch.tensor(std), torch.tensor(1.0)), guarded)
         bias = 0.02**2 / (2 * std**2)
         assert float(plain.mean()) == pytest.approx(-bias, abs=4 * 0.02 / std / math.sqrt(4000))
         assert float(guarded.mean()) == pytest.approx(0, abs=4 * 0.02 / math.sqrt(4000))

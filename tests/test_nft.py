@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.test_grpo import BATCH, GROUP, ONE, Redness, alone, rolled
 from tests.test_train_stages import calm, stage
+from unipic import BadInput
 from unipic.train import nft as nft_module
 from unipic.train.loop import advance
 from unipic.train.nft import NftStage
@@ -153,3 +154,10 @@ def test_a_step_of_the_loop() -> None:
     assert math.isfinite(record["loss"])
     assert record["grad_norm"] > 0
     assert record["kl"] >= 0
+
+
+@pytest.mark.parametrize("more", [{"guard": True}, {"sampler": {"window": 2}}, {"sampler": {"kind": "cps"}}])
+def test_what_is_of_random_steps_is_refused(more: dict[str, Any]) -> None:
+    """A group that shared its way to a window would be one picture, and teach nothing."""
+    with pytest.raises(BadInput, match="random steps, which nft has none of"):
+        nft(**more)

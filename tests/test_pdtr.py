@@ -125,6 +125,21 @@ def test_the_same_command_again_makes_nothing_anew(run: Path, monkeypatch: pytes
     assert times() == before
 
 
+def test_a_run_that_was_moved_goes_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a part starts from is known by its weights, not by where they lay."""
+    shutil.copytree(run, tmp_path / "moved")
+    monkeypatch.delattr(pdtr, "GrpoStage")
+    monkeypatch.chdir(tmp_path)
+    assert run_recipe(recipe(), Path("moved")) == Path("moved/model")
+
+
+def test_the_page_tells_of_each_part(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    for name in ("1-edit", "2-generate"):
+        assert f"No alarm. All else: {name}/report.html." in page
+        assert all(f"{name}: {curve}" in page for curve in ("reward", "kl"))
+
+
 def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,12 @@ def plain(model: RewardModel, edit: Edited) -> Tensor:
     """A whole prompt through transformers' own model, positions and all; the head by its formula."""
     mllm, (result,) = model.mllm, edit.results
     inputs = [mllm.image_processor(images=[p], return_tensors="pt") for p in (edit.source, result)]
+    before, after = (np.asarray(p, np.int16) for p in (edit.source.resize(result.size), result))
+    changed = Image.fromarray(np.abs(before - after).astype(np.uint8))
+    second = mllm.image_processor(images=[changed], return_tensors="pt").pixel_values
+    for patch, (shown, apart) in enumerate(zip(inputs[1].pixel_values.clone(), second, strict=True)):
+        pairs = zip(shown.split(2 * 14 * 14), apart.split(2 * 14 * 14), strict=True)  # of each colour two frames
+        inputs[1].pixel_values[patch] = torch.cat([torch.cat([b[: 14 * 14], a[14 * 14 :]]) for b, a in pairs])
     shown = ["<|image_pad|>" * (int(i.image_grid_thw.prod()) // 4) for i in inputs]
     shown = [f"<|vision_start|>{pads}<|vision_end|>" for pads in shown]
     tokenizer, words = mllm.tokenizer, edit.instruction
@@ -88,6 +94,18 @@ def plain(model: RewardModel, edit: Edited) -> Tensor:
     scores = head.scores.weight @ x + head.scores.bias
     head.float()
     return scores
+
+
+def test_a_film_shows_the_result_and_how_far_it_is_from_its_source(model: RewardModel) -> None:
+    """Found again by their pixels: of flat colours, each half of a patch is one of them."""
+    blue = Image.new("RGB", (112, 112), "blue")
+    mean, std = (torch.tensor(getattr(model.mllm.image_processor, f"image_{name}")) for name in ("mean", "std"))
+    patches, grid = model._film(Image.new("RGB", (64, 64), (255, 51, 255)), blue)  # at another size
+    assert patches.shape == (int(grid.prod()), 3 * 2 * 14 * 14)
+    pixels = patches.view(-1, 3, 2, 14 * 14).transpose(2, 3) * std.view(3, 1, 1) + mean.view(3, 1, 1)
+    for frame, colour in enumerate(((0.0, 0.0, 1.0), (1.0, 0.2, 0.0))):
+        torch.testing.assert_close(pixels[..., frame].mean((0, 2)), torch.tensor(colour), atol=1e-4, rtol=0)
+        assert float(pixels[..., frame].std(dim=2).max()) < 1e-4
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -158,7 +176,7 @@ def spoil_config(folder: Path, **changes: object) -> None:
         ({"width": "128"}, "width is '128'"),
         ({"outputs": ["overall"]}, "the head gives"),
         ({"full": 1.0}, "the head gives"),
-        ({"reads": ["source", "instruction", "result"]}, "learnt from prompts of"),
+        ({"reads": ["instruction", "source", "result"]}, "learnt from prompts of"),
         ({"reads": None}, "learnt from prompts of"),
         ({"_class_name": "os.system"}, "not a class of reward_head"),
         ({"auto_map": {"a": "b"}}, "run code"),

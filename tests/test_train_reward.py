@@ -390,7 +390,8 @@ def test_the_same_command_goes_on_and_judges_once(data: Path, tmp_path: Path, mo
     assert set(half) < set(wanted)  # what has no score has no line, and never a 0
     with (tmp_path / "run/data/train.jsonl").open("a") as file:
         file.write('{"id": "train-0000')  # a crash
-    first, fails = len(asked), -1
+    fails = -1
+    first = len(asked)
     make_scores(config, tmp_path / "run")
     for name in ("train.jsonl", "test.jsonl"):
         got, all_ = (sorted((folder / name).read_text().splitlines()) for folder in (tmp_path / "run/data", data))
@@ -408,6 +409,15 @@ def test_the_same_command_goes_on_and_judges_once(data: Path, tmp_path: Path, mo
     assert len(longer) == 5 * 3
     with pytest.raises(BadInput, match="started with seed 0"):
         make_scores(config.model_copy(update={"seed": 1}), tmp_path / "run")
+
+
+def test_some_results_may_stay_without_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 21, six that a judge does not score, and two of these when they are asked for again."""
+    opened = edit_scores.opened
+    monkeypatch.setattr(edit_scores, "opened", lambda rewards: Counting(opened(rewards), [], 1))
+    with pytest.raises(TryLater, match="left 6 results"):
+        make_scores(config_of(tmp_path, SCORES | {"unscored": 0.2}), tmp_path / "run")
+    assert make_scores(config_of(tmp_path, SCORES | {"unscored": 0.1}), tmp_path / "run") == tmp_path / "run/data"
 
 
 def test_a_checkpoint_s_edits_are_sampled(tmp_path: Path) -> None:

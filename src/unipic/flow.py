@@ -84,15 +84,15 @@ def sde_step(
 ) -> Drawn:
     """One step of the stochastic equation with the flow's own marginals (Flow-GRPO, eq. 9), in float32.
 
-    x, v: B×…. sigma, sigma_next: noise levels, a scalar or B, falling. sigma_max: stands for sigma = 1 where the
-    diffusion s = a·√(σ / (1 − σ)) would be infinite; the schedule's second level. noise_level: a, above 0.
+    x, v: B×…. sigma, sigma_next: noise levels, a scalar or B, falling. sigma_max, likewise: stands for sigma = 1 where
+    the diffusion s = a·√(σ / (1 − σ)) would be infinite; the schedule's second level. noise_level: a, above 0.
     next_x: the point that was drawn before, to be judged anew; else one is drawn, by the standard normal numbers z if
     they are given.
     """
     x, v = x.float(), v.float()
-    sigma, sigma_next = (_beside(x, level) for level in (sigma, sigma_next))
+    sigma, sigma_next, highest = (_beside(x, level) for level in (sigma, sigma_next, sigma_max))
     dt = sigma_next - sigma
-    below_one = torch.where(sigma == 1, torch.as_tensor(sigma_max, dtype=sigma.dtype, device=sigma.device), sigma)
+    below_one = torch.where(sigma == 1, highest, sigma)
     s = noise_level * (sigma / (1 - below_one)).sqrt()
     mean = x * (1 + s**2 * dt / (2 * sigma)) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
     std = s * (-dt).sqrt()

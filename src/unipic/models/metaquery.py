@@ -1,7 +1,7 @@
 """UniPic2-MetaQuery's conditioner: what the multimodal language model says through learnable queries → Condition.
 
 The queries are appended to the prompt; the language model's last hidden states at their places pass a bidirectional
-transformer, the connector, and are projected to the DiT's token width and, averaged, to its pooled width (paper §3.3).
+transformer, the connector, and are projected to the DiT's token width and, averaged, to its pooled width (paper §3.1).
 Keys as published: meta_queries, projector_1…3, connector.layers.N.*. A stored wish for flash-attention is a hint:
 attention is torch's own, which picks the best kernel that the machine has.
 """

@@ -1,4 +1,4 @@
-"""Skywork-EditReward: Qwen2.5-VL that has read instruction, source and result says how good the edit is (paper §3.4).
+"""Skywork-EditReward: Qwen2.5-VL that has read instruction, source and result says how good the edit is (paper §3.2).
 
 The state of the prompt's last token, after the final norm, passes a layer norm and a linear layer to three scores:
 how well the instruction was followed, the quality of the picture, and both together. The third is learnt like the
@@ -7,8 +7,10 @@ judge may weigh them in its own way. The paper names the regression and Qwen2.5-
 
 Instruction and source stand first. What they are read as does not depend on the result, so that edits of the same
 source, as a group of reinforcement is, share it: it is encoded once, and each result reads its keys and values.
-Positions are the library's own three-dimensional ones, as in `MLLM.describe`. The result follows the source at once, so
-that the same place of both is as far apart under every instruction: what an edit changed can be seen by position.
+Positions are the library's own three-dimensional ones, as in `MLLM.describe`. The result is shown as a film of two
+frames, itself and how far it is from its source, which is black where nothing changed: a patch of Qwen2.5-VL holds two
+frames anyway, of a still the same one twice. What an edit changed is then seen within each patch, and need not be found
+by attention between two pictures.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from PIL import ImageChops
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -29,7 +32,7 @@ from unipic.models.folder import ModelFolder
 from unipic.models.mllm import MLLM, load_mllm
 
 Output = Literal["instruction_following", "quality", "overall"]
-ORDER = ("instruction", "source", "result")  # as a prompt has them
+ORDER = ("instruction", "source", "result and difference")  # as a prompt has them, the last as one film
 OUTPUTS: tuple[Output, ...] = ("instruction_following", "quality", "overall")
 FULL = 10.0  # the best score
 QUESTION = "\nWas this done, and is the picture good?"  # after the result
@@ -107,7 +110,7 @@ class RewardModel:
         mllm = self.mllm
         of = [number for number, edit in enumerate(edits) for _ in edit.results]
         sources = [mllm.pixels(edit.source) for edit in edits]
-        results = [mllm.pixels(result) for edit in edits for result in edit.results]
+        results = [self._film(edit.source, result) for edit in edits for result in edit.results]
         seen = mllm.see([*sources, *results])
         seen_sources, seen_results = seen[: len(edits)], seen[len(edits) :]
         before = [self._begun(e.instruction, grid) for e, (_, grid) in zip(edits, sources, strict=True)]
@@ -130,6 +133,16 @@ class RewardModel:
         positions = positions + start[None, :, None]
         states = self._run(embeds, whole, positions, use_cache=True, past_key_values=known).last_hidden_state
         return _last(states, own)
+
+    def _film(self, source: Image, result: Image) -> tuple[Tensor, Tensor]:
+        """Patches of two frames, and their grid: the result, and its distance from the source in each colour."""
+        fitted = source if source.size == result.size else source.resize(result.size)
+        changed = ImageChops.difference(fitted, result)
+        processor = self.mllm.image_processor
+        frames, pixels = processor.temporal_patch_size, processor.patch_size**2
+        (first, grid), (second, _) = self.mllm.pixels(result), self.mllm.pixels(changed)
+        shown, apart = (patches.view(len(patches), -1, frames, pixels) for patches in (first, second))
+        return torch.cat([shown[:, :, : frames // 2], apart[:, :, frames // 2 :]], dim=2).flatten(1), grid
 
     def _run(self, embeds: Tensor, mask: Tensor, positions: Tensor, **more: Any) -> Any:
         model = self.mllm.model.model.language_model

@@ -1,4 +1,4 @@
-"""Align: connector and queries learn to speak to a text-to-image DiT that stays as it is (paper §3.3, §4.1).
+"""Align: connector and queries learn to speak to a text-to-image DiT that stays as it is (paper §3.1, §4.1).
 
 It starts from a text-to-image Kontext run and a language model, and ends as a MetaQuery folder.
 """
@@ -31,7 +31,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ConnectorConfig(Strict):
-    """The published sizes (paper §3.3: 24 layers, about 1 B parameters, 256 queries)."""
+    """The published sizes (paper §3.1: 24 layers, about 1 B parameters, 256 queries)."""
 
     hidden_size: Count = 1536
     intermediate_size: Count = 8960

@@ -1,6 +1,6 @@
 """What a reward model learns from: edits that a checkpoint made, and others of all grades, with a judge's scores.
 
-The paper scores edits of its own checkpoint alone (§3.4). A checkpoint that is nearly always right, or never, would
+The paper scores edits of its own checkpoint alone (§3.2). A checkpoint that is nearly always right, or never, would
 teach little, so that right targets, sources left as they are, spoilt targets and what other edits make can be mixed in.
 The folder `data/` is as `data.scored` says. The same command goes on: a result that has its line is not judged again,
 one that got no score is asked for anew.
@@ -9,7 +9,7 @@ one that got no score is asked for anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,7 +41,7 @@ from unipic.world.edits import Edit, another
 from unipic.world.render import render
 
 SHOWN = 8  # of each kind, in the report
-HARMLESS = {"device", "dtype", "train.edits", "test.edits"}  # what may change between calls
+HARMLESS = {"device", "dtype", "train.edits", "test.edits", "unscored"}  # what may change between calls
 Share = Annotated[float, Field(ge=0)]
 Source = Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")]
 Kind = Literal["sampled", "target", "source", "spoilt", "misled", "other"]
@@ -84,7 +84,8 @@ class EditScoresConfig(Strict):
     """train, test: disjoint; without `test`, the stage that learns holds out sources of its own.
 
     results: of each edit. model: makes the sampled ones, with these settings or its own. judge: a reward for each
-    score, as a share of ten. batch: edits at a time. resolution: side of a square as large as the largest picture.
+    score, as a share of ten. unscored: share of the results that may stay without one, where a judge declines. batch:
+    edits at a time. resolution: side of a square as large as the largest picture.
     """
 
     stage: Literal["edit-scores"]
@@ -96,6 +97,7 @@ class EditScoresConfig(Strict):
     results: Annotated[int, Field(ge=1)] = 4
     mix: MixConfig = MixConfig()
     judge: Annotated[dict[Output, RewardConfig], Field(min_length=1)]
+    unscored: Annotated[float, Field(ge=0, lt=1)] = 0.0
     resolution: Annotated[int, Field(ge=32)] = 512
     batch: Annotated[int, Field(ge=2)] = 16
     steps: Annotated[int, Field(ge=1)] | None = None
@@ -154,9 +156,11 @@ def make_scores(config: EditScoresConfig, run: Path) -> Path:
         maker = Maker(config, data)
         missing = sum(maker.split(name) for name in ("train", "test"))
         _report(config, data).write(run / "report.html")
-    if missing:
+    splits = [split for split in (config.train, config.test) if split is not None]
+    if missing > config.unscored * config.results * sum(split.edits for split in splits):
         what = f"the judge left {missing} results without a score"
-        raise TryLater(what, str(data), "run the same command again; what it has scored is kept")
+        mend = "run the same command again, which keeps what it has; or let some stay so: --set unscored=0.01"
+        raise TryLater(what, str(data), mend)
     return data
 
 
@@ -182,21 +186,22 @@ class Maker:
                 continue
             draw = source.draw("edit", turn, config.batch, config.resolution)  # always whole: so are its pictures
             examples = [source.load(draw, i) for i in range(config.batch)]
-            made = self.results(name, turn, examples)
-            wanted = [one for one in made if int(one.id.split("-")[1]) in numbers and one.id not in done]
-            missing += self.judged(wanted, path)
+            ids = {f"{name}-{n:06d}-{i}" for n in numbers for i in range(config.results)} - done
+            missing += self.judged(self.results(name, turn, examples, ids), path)
         return missing
 
-    def results(self, split: str, turn: int, examples: Sequence[Example]) -> list[Made]:
-        """Of a batch's edits, each from random numbers of its own."""
+    def results(self, split: str, turn: int, examples: Sequence[Example], ids: Set[str]) -> list[Made]:
+        """Those of a batch's edits that are asked for, each from random numbers of its own."""
         config, planned = self.config, list[tuple[int, str, Kind, np.random.Generator]]()
         of = getattr(config, split).source
         for place, _ in enumerate(examples):
             number = turn * config.batch + place
             rng = np.random.default_rng([config.seed, ("train", "test").index(split), number])
             for i in range(config.results):
-                kind = chosen(rng, config.mix.weights)
-                planned.append((place, f"{split}-{number:06d}-{i}", kind, np.random.default_rng(rng.integers(2**62))))
+                kind, id = chosen(rng, config.mix.weights), f"{split}-{number:06d}-{i}"
+                own = np.random.default_rng(rng.integers(2**62))
+                if id in ids:
+                    planned.append((place, id, kind, own))
         sampled = self.sampled([(examples[place], rng) for place, _, kind, rng in planned if kind == "sampled"])
         rest, found = iter(sampled), []
         for place, id, kind, rng in planned:

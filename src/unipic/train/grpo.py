@@ -1,4 +1,4 @@
-"""Flow-GRPO: the DiT's adapters learn from the rewards of its own pictures (paper §3.4; Liu et al. 2025).
+"""Flow-GRPO: the DiT's adapters learn from the rewards of its own pictures (paper §3.2; Liu et al. 2025).
 
 A step is a rollout and the updates on it: groups of pictures of the same prompt are sampled with noise, scored, and
 compared within their group; what was better than its group becomes likelier, near to what the model was before. For
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from unipic import flow
 from unipic.data.source import Example
-from unipic.errors import BadInput
+from unipic.errors import BadInput, TryLater
 from unipic.models.find import find_model
 from unipic.models.kontext import KontextTransformer
 from unipic.models.spec import ModelSpec
@@ -89,6 +89,8 @@ class GrpoConfig(DitConfig):
             raise ValueError(f"a batch of {self.batch} is not shared equally by {self.updates} updates")
         if self.cells or self.weigh_changes:
             raise ValueError("cells and weigh_changes are of learning from pictures that are given, not from rewards")
+        if self.noises > 1:
+            raise ValueError("noises are of learning from pictures that are given, not from rewards")
         if self.sampler.trained > self.sampler.steps:
             raise ValueError(f"{self.sampler.trained} steps cannot be learnt from where there are {self.sampler.steps}")
         if self.sampler.kind == "cps" and self.sampler.trained == self.sampler.steps and self.stage == "grpo":
@@ -170,6 +172,7 @@ class GrpoStage:
     def rollout(self, micros: Sequence[Groups], step: int, processes: Processes) -> list[Update]:
         (groups,) = micros
         self.notes.clear()
+        self.task = groups.prompts[0].task
         given = self._given(groups)
         with merged(self.transformer) if self.merges else nullcontext():
             trajectory, pending = self._sampled(groups, given, self.noisy(step))
@@ -177,6 +180,10 @@ class GrpoStage:
             scored = [(future.result(), held.result()) for future, held in pending]
         rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
         everyone = torch.tensor(processes.gathered(rewards)).view(-1, self.config.group)
+        if everyone.isnan().all():
+            what = f"none of the {everyone.numel()} pictures of a rollout got a score"
+            mend = "see whether these rewards score this task, and are there; the same command goes on"
+            raise TryLater(what, f"rewards: {', '.join(self.config.rewards)}; task: {self.task}", mend)
         compared = advantages(everyone, self.config.advantage, self.config.advantage_limit)
         self.notes.rollout(scored, everyone, compared, _by_prompt(groups.of, trajectory.end))
         share = processes.share(self.config.batch)
@@ -204,9 +211,7 @@ class GrpoStage:
         references = [latents[of] for latents in self.base.references(prompts)]
         return Given(Condition(condition.tokens[of], condition.pooled[of]), negative, references)
 
-    def _sampled(
-        self, groups: Groups, given: Given, noisy: range
-    ) -> tuple[Trajectory, list[tuple[Future[Scores], Future[Scores]]]]:
+    def _sampled(self, groups: Groups, given: Given, noisy: range) -> tuple[Trajectory, list[Pending]]:
         """Trajectories of all samples, and their scores, which are computed while the next ones are sampled."""
         size = self.config.rollout_batch or len(groups.numbers)
         shape = self.base.latents.of(pictures_of(groups.prompts[:1])).shape[1:]
@@ -278,7 +283,8 @@ class GrpoStage:
         advantage = rolled.advantages[at].nan_to_num()
         log_ratio = drawn.log_prob - walked.log_prob[at]
         if config.guard:
-            log_ratio = normalised(log_ratio, drawn.mean, walked.mean[at], drawn.std)
+            sharpness = self.sampler.sharpness(drawn.std)
+            log_ratio = normalised(log_ratio, drawn.mean, walked.mean[at], drawn.std, sharpness)
         losses, ratio = clipped_losses(log_ratio, advantage, config.clip)
         weights = torch.tensor(micro.weights, device=self.device)
         if config.beta:
@@ -289,7 +295,7 @@ class GrpoStage:
             divergence = flow.gaussian_kl(drawn.mean, before, std)
             losses = losses + config.beta * divergence
             self.notes.add("kl", divergence[weights > 0])
-            self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
+            self.notes.add("velocity_drift", (v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))[weights > 0])
         self.notes.add("ratio_off", (ratio - 1).abs()[weights > 0])
         self.notes.add("clipped", ((ratio - 1).abs() > config.clip).float()[weights > 0])
         return losses * weights
@@ -297,7 +303,7 @@ class GrpoStage:
     def told(self, processes: Processes) -> dict[str, Any]:
         watched = (("reward", self.rewards), ("held_out", self.held_out))
         beside = {f"{prefix}/{name}": n for prefix, rewards in watched for name, n in rewards.told().items()}
-        return self.notes.means(processes) | totals(beside, processes)
+        return {"task": self.task} | self.notes.means(processes) | totals(beside, processes)
 
     # --- as the base stage --------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Joint: connector, queries and DiT learn generation and editing together; the language model stays (paper §3.3).
+"""Joint: connector, queries and DiT learn generation and editing together; the language model stays (paper §3.1).
 
 It starts from align's MetaQuery folder, with the transformer of a Kontext run put in its DiT's place. `tune` says what
 is trained (paper, Table 3), `reference` who sees the picture to be edited (Table 2).

@@ -61,7 +61,7 @@ class RunLog:
                     path.unlink()
             if not start:
                 (run / "wandb_id.txt").unlink(missing_ok=True)
-        self.watch = Watch()
+        self.watches: dict[str, Watch] = {}  # by the step's task: rewards of one are no measure of another's
         for line in read_lines(self.path) if first else ():
             self._alarming(line)
         self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
@@ -86,7 +86,10 @@ class RunLog:
             self.report()
 
     def add(self, record: dict[str, Any]) -> None:
-        """What one step says: every so many steps to the file, and always what was skipped or a spike."""
+        """What one step says: every so many steps to the file, and always what was skipped or a spike.
+
+        And always what alarms depend on: after a stop it is known from the file alone.
+        """
         loss, step = record["loss"], record["step"]
         if self._alarming(record):
             record = record | {"alarm": True}
@@ -95,7 +98,7 @@ class RunLog:
             self.seen += 1
         if not self.first:
             return
-        if step % self.config.log_every == 0 or step == self.config.steps or {"samples", "alarm"} & record.keys():
+        if step % self.config.log_every == 0 or step == self.config.steps or {"samples", "held_out"} & record.keys():
             now = time.perf_counter()
             speed = (step - self.step) * self.config.batch / (now - self.since)
             self.step, self.since = step, now
@@ -110,7 +113,7 @@ class RunLog:
         """Of reinforcement with a reward that is only watched (see `Watch`)."""
         if "held_out" not in record or "reward" not in record:
             return False
-        return self.watch.add(record["reward"], record["held_out"])
+        return self.watches.setdefault(record.get("task", ""), Watch()).add(record["reward"], record["held_out"])
 
     def show(self, shown: Sequence[Shown], step: int, figures: Mapping[str, float] | None = None) -> None:
         """A grid of pictures as samples/step_*.png, with its captions beside it. figures: what else they say."""
@@ -150,13 +153,18 @@ class RunLog:
             page.text(ALARM)
             seen = [(line["step"], f"{line['reward']:.4g}", f"{line['held_out']:.4g}") for line in alarms]
             page.table("Alarms", ("step", "reward", "held out"), seen)
-        if grids := sorted((self.run / "samples").glob(GRIDS)):
-            ends = dict.fromkeys((grids[0], grids[-1]))
-            page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in ends])
+        if grids := ends_of_grids(self.run):
+            page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in grids])
         if self.tell is not None:
             self.tell(page)
         page.settings(self.config.model_dump(mode="json"))
         page.write(self.run / "report.html")
+
+
+def ends_of_grids(run: Path) -> list[Path]:
+    """The first grid of fixed samples and the last, as far as there are any."""
+    grids = sorted((run / "samples").glob(GRIDS))
+    return list(dict.fromkeys((grids[0], grids[-1]))) if grids else []
 
 
 def contact(shown: Sequence[Shown], columns: int = 8) -> Image.Image:

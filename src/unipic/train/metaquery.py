@@ -1,4 +1,4 @@
-"""What align and joint share: a frozen language model speaks through queries and connector to the DiT (paper §3.3)."""
+"""What align and joint share: a frozen language model speaks through queries and connector to the DiT (paper §3.1)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unipic import flow
@@ -40,6 +40,12 @@ class NftConfig(GrpoConfig):
     mixture: Annotated[float, Field(gt=0, le=1)] = 1.0
     sampler: SamplerConfig = SamplerConfig(guidance_scale=1.0)
     beta: Annotated[float, Field(ge=0)] = 1e-4
+
+    @model_validator(mode="after")
+    def rollouts_follow_the_flow(self) -> NftConfig:
+        if self.guard or self.sampler.window or self.sampler.kind != "sde":
+            raise ValueError("sampler.kind, sampler.window and guard are of random steps, which nft has none of")
+        return self
 
 
 class NftStage(GrpoStage):
@@ -87,7 +93,7 @@ class NftStage(GrpoStage):
             drift = (v - v_before).square().flatten(1).mean(1)
             losses = losses + config.beta * drift
             self.notes.add("kl", drift[weights > 0])
-            self.notes.add("velocity_drift", v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))
+            self.notes.add("velocity_drift", (v.flatten(1).norm(dim=1) / v_before.flatten(1).norm(dim=1))[weights > 0])
         return losses * weights
 
     def _adapters(self) -> Iterator[tuple[str, Tensor]]:

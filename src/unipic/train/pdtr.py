@@ -1,4 +1,4 @@
-"""Progressive Dual-Task Reinforcement (paper §3.4): Flow-GRPO on editing, then on text-to-image, in one model.
+"""Progressive Dual-Task Reinforcement (paper §3.2): Flow-GRPO on editing, then on text-to-image, in one model.
 
 A run's folder holds a folder for each part, which is a run of `grpo` (or of `nft`), and for each evaluation before,
 between and after them; at the end `model/`, with all adapters merged, `lora/`, the adapters as one, and last
@@ -27,19 +27,21 @@ from unipic.errors import BadInput
 from unipic.evals.run import evaluate_world
 from unipic.files import write_whole
 from unipic.models.find import find_model
-from unipic.report import Page
+from unipic.pictures import load
+from unipic.report import Page, Picture
 from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
 from unipic.train.disk import refusals
 from unipic.train.grpo import GrpoConfig, GrpoStage
+from unipic.train.lines import read_lines
+from unipic.train.log import ALARM, ends_of_grids
 from unipic.train.loop import train
 from unipic.train.lora import LoraConfig, save_lora
 from unipic.train.nft import NftConfig, NftStage
 from unipic.train.processes import Processes
-from unipic.train.resuming import begun, finished
+from unipic.train.resuming import START, begun, finished
 
 LORA = "pytorch_lora_weights.safetensors"
-START = "start.sha256"  # in a part's folder: of the weights that it starts from
 PATIENCE = timedelta(days=1)  # with which other processes wait while the first one evaluates
 
 
@@ -47,7 +49,10 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 
 
 class PartConfig(Strict):
-    """tasks: alternate, where there are two. rewards, held_out: in place of those of `grpo`."""
+    """tasks: take turns in this order; one may be there several times.
+
+    rewards, held_out: in place of those of `grpo`.
+    """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
@@ -91,7 +96,7 @@ def reinforce(config: PdtrConfig, run: Path) -> Path:
         scores = dict[str, dict[str, Any]]()
         model, folders, when = config.grpo.model, list[Path](), "before"
         for number, part in enumerate(config.parts * config.rounds, 1):
-            folder, own = run / f"{number}-{'-'.join(part.tasks)}", part_config(config, part, model, number)
+            folder, own = run / folder_name(part, number), part_config(config, part, model, number)
             done = False
             with processes.together():
                 if processes.first:
@@ -109,6 +114,11 @@ def reinforce(config: PdtrConfig, run: Path) -> Path:
             scores[when] = _evaluated(config, config.evaluate, model, run / f"eval-{len(folders)}")
         _finish(config, run, folders, scores)
     return run / "model"
+
+
+def folder_name(part: PartConfig, number: int) -> str:
+    """Of a part's run: its number, and its tasks, each once."""
+    return f"{number}-{'-'.join(dict.fromkeys(part.tasks))}"
 
 
 def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 1) -> GrpoConfig:
@@ -164,7 +174,7 @@ def _finish(config: PdtrConfig, run: Path, folders: list[Path], scores: Mapping[
         rows = [_row(name, each) for name, each in scores.items()]
         page.table("Both tasks, before, between and after", ("", *COLUMNS), rows)
     for folder in folders:
-        page.text(f"{folder.name}: {folder.name}/report.html")
+        _tell(page, folder)
     page.settings(config.model_dump(mode="json")).write(run / "report.html")
     recipes.save(config, run / "config.yaml")  # last: with it the run is finished
 
@@ -188,6 +198,22 @@ def summed(adapters: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         along = 0 if ".lora_A." in name else 1
         found[name.removeprefix("transformer.")] = torch.cat([one[name] for one in adapters], dim=along)
     return found
+
+
+WATCHED = ("reward", "held_out", "kl")
+
+
+def _tell(page: Page, folder: Path) -> None:
+    """The most of a part's own report.html: alarms, what was rewarded and what was only watched, pictures."""
+    lines = read_lines(folder / "log.jsonl")
+    alarms = [line["step"] for line in lines if line.get("alarm")]
+    said = f"{ALARM} First at step {alarms[0]}." if alarms else "No alarm."
+    page.text(f"{said} All else: {folder.name}/report.html.", folder.name)
+    for name in WATCHED:
+        if points := [(line["step"], line[name]) for line in lines if name in line]:
+            page.curves(f"{folder.name}: {name}", {name: points})
+    if grids := ends_of_grids(folder):
+        page.pictures(f"{folder.name}: fixed samples", [(path.stem, [Picture(load(path))]) for path in grids])
 
 
 COLUMNS = ("text-to-image", "of novel combinations", "edits, of 10", "of novel combinations")

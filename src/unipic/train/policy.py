@@ -1,6 +1,6 @@
 """The maths of Flow-GRPO: rewards → advantages, log-probabilities → objective. Pure functions of tensors.
 
-Paper, eq. (1) to (3). A score that could not be had is NaN here; it counts as nothing, never as 0.
+Paper, eq. (1) and (2). A score that could not be had is NaN here; it counts as nothing, never as 0.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
-from unipic.flow import gaussian_kl
 
 LEAST_VALID = 4  # scores of a group, below which its mean says too little
 SAME = 1e-6  # deviation of rewards below which a group has nothing to tell
@@ -39,14 +37,16 @@ def advantages(rewards: Tensor, deviation: Deviation = "group", limit: float = 5
     return torch.where(kept, scaled, torch.nan).float()
 
 
-def normalised(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor) -> Tensor:
+def normalised(log_ratio: Tensor, mean: Tensor, old_mean: Tensor, std: Tensor, sharpness: Tensor) -> Tensor:
     """GRPO-Guard's ratio (Wang et al. 2025, eq. 8): std · (log r + (mean − old mean)² / 2·std²).
 
     The log-ratio of Gaussians is below 0 on average, the more so the smaller their deviation, so that plain clipping
     lets the late steps go too far. This one is 0 on average and as wide at every level. B, averaged over dimensions.
+    sharpness: k, where log-probabilities are −k·distance² and a constant: 1 / 2·std² of Gaussians (see
+    `Sampler.sharpness`). It cancels: what is left is z·(mean − old mean) for noise z.
     """
-    bias = gaussian_kl(mean, old_mean, std)
-    return std.flatten() * (log_ratio + bias)
+    bias = (sharpness * (mean - old_mean) ** 2).flatten(1).mean(1)
+    return (log_ratio + bias) / (2 * sharpness * std).flatten()
 
 
 def clipped_losses(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:

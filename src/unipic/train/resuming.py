@@ -19,6 +19,7 @@ from unipic.train.checkpointing import Checkpoints
 from unipic.train.optim import Weights
 from unipic.train.processes import HEARD, Processes
 
+START = "start.sha256"  # in the folder of a part of PDTR: of the weights that it starts from, wherever they lie
 HARMLESS = {
     "steps",
     "checkpoint_every",
@@ -28,6 +29,8 @@ HARMLESS = {
     "workers",
     "device",
     "micro_batch",
+    "rollout_batch",
+    "merge",
     "track",
     "show",
     "show_count",
@@ -50,7 +53,8 @@ def finished(run: Path, config: Strict, steps: int) -> bool:
         return False
     if not saved.exists():
         raise BadInput("a model or checkpoints stand where the run's own would", str(run), "give another --run-dir")
-    recipes.check_same(saved, config, HARMLESS | _of_rewards(config))
+    own = {"model"} if (run / START).exists() else set()
+    recipes.check_same(saved, config, HARMLESS | _of_rewards(config) | own)
     return (run / "model").exists() and recipes.read_recipe(str(saved))[0]["steps"] >= steps
 
 

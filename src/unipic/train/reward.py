@@ -1,4 +1,4 @@
-"""Skywork-EditReward: the language model learns a judge's scores of edits by regression (paper §3.4).
+"""Skywork-EditReward: the language model learns a judge's scores of edits by regression (paper §3.2).
 
 The loss is the squared error of scores as shares of ten, the mean over those that a sample has. Trained are the head
 and the language model, or adapters in it; the vision tower too, if asked. Edits that are held out say how far the model

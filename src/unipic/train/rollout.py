@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unipic import flow
@@ -37,6 +38,12 @@ class SamplerConfig(Strict):
     window: Annotated[int, Field(ge=1)] | None = None
     window_starts: Annotated[int, Field(ge=1)] | None = None
     negative_gradient: bool = False
+
+    @model_validator(mode="after")
+    def noise_is_a_share(self) -> SamplerConfig:
+        if self.kind == "cps" and self.noise_level > 1:
+            raise ValueError("with cps noise_level is from 0 to 1, where all of the noise is renewed")
+        return self
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,17 @@ class Sampler:
         return flow.sde_step(x, v, sigma=here, sigma_next=there, sigma_max=highest, noise_level=a, next_x=next_x, z=z)
 
     def deviation(self, i: int, std: Tensor) -> Tensor:
-        """s of the step at level i: its deviation without the step's length, as the reference's KL has it."""
-        return std if self.config.kind == "cps" else std / (self.sigmas[i] - self.sigmas[i + 1]).sqrt()
+        """What the reference's KL measures in: s of the step at level i, its deviation without the step's length.
+
+        Of CPS the KL is (mean − reference)², in the units of its log-probability.
+        """
+        if self.config.kind == "cps":
+            return torch.full_like(std, math.sqrt(0.5))
+        return std / (self.sigmas[i] - self.sigmas[i + 1]).sqrt()
+
+    def sharpness(self, std: Tensor) -> Tensor:
+        """By what a log-probability weighs the square of a distance."""
+        return torch.ones_like(std) if self.config.kind == "cps" else 1 / (2 * std**2)
 
     def velocity(
         self, transformer: KontextTransformer, given: Given, i: int, x: Tensor, negative: Tensor | None = None
