@@ -59,7 +59,7 @@ def test_conditioner_projects_tokens_and_their_mean(conditioner: Conditioner) ->
 
 
 def test_paper_sized_conditioner_has_the_published_tensors() -> None:
-    """About a billion parameters (paper §3.3), under the published names."""
+    """About a billion parameters (paper §3.1), under the published names."""
     with torch.device("meta"):
         big = Conditioner(
             {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 24, "num_attention_heads": 24}

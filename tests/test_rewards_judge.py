@@ -7,9 +7,11 @@ computed beside it.
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -32,7 +34,7 @@ from PIL import Image
 from tests.runs import GRPO, Child, command, files, recipe, records
 from unipic.config import resolve
 from unipic.errors import BadInput, TryLater, UnipicError
-from unipic.rewards.judge import JudgeReward, JudgeRewardConfig, score_of
+from unipic.rewards.judge import MOST_UNREAD, JudgeReward, JudgeRewardConfig, score_of
 from unipic.rewards.judge_cache import JudgeCache, key_of
 from unipic.rewards.judge_calls import MOST_REPLY
 from unipic.rewards.judge_limits import Outage
@@ -152,6 +154,12 @@ def seed_with_all_kinds(calls: int) -> int:
     return next(s for s in range(99) if {Faults(0.3, s).of(call) for call in range(1, calls)} >= {*KINDS})
 
 
+def calls_for(verdicts: int, seed: int) -> int:
+    """So many calls bring so many verdicts; a fenced answer with its keys reversed is as valid as any."""
+    well = (call for call in itertools.count(1) if Faults(0.3, seed).of(call) in (None, "reordered"))
+    return next(itertools.islice(well, verdicts - 1, None))
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -165,19 +173,19 @@ def test_no_score_is_invented_and_each_verdict_is_used_once(count: int, calls: i
     assert None not in wanted
     assert min(w for w in wanted if w is not None) == 0
     assert len(set(wanted)) > 5
-    options = ("--faults", 0.3, "--fault-seed", seed_with_all_kinds(140), "--ledger", tmp_path / "ledger.jsonl")
+    seed = seed_with_all_kinds(140)
+    options = ("--faults", 0.3, "--fault-seed", seed, "--ledger", tmp_path / "ledger.jsonl")
     with judging(tmp_path, *options) as judge:
         reward = reward_of(judge.url, timeout=6)
         scores = reward.score(samples)
         told = judge.ledger()
     assert scores == wanted
     assert told["faults"].keys() == {*KINDS}
-    # a fenced answer with its keys reversed is as valid as any
     assert told["answers"] + told["faults"]["reordered"] == count
     assert told["calls"] == told["answers"] + sum(told["faults"].values())
     spent = reward.told()
     assert (spent["calls"], spent["calls"] - spent["failed"]) == (told["calls"], count)
-    assert told["calls"] > 0.9 * calls
+    assert told["calls"] == calls_for(count, seed) >= calls
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert len(lines) == told["calls"]
 
@@ -413,16 +421,46 @@ def test_a_run_whose_judge_dies_pauses_and_goes_on_to_the_same_bits(tmp_path: Pa
 # --- a server with a mind of its own ----------------------------------------------------------------------------------
 
 
+class Watch:
+    """What a server was asked, and the most calls that were there at a time. It answers as their words ask for.
+
+    Each call is held until so many are there together, or `hold` seconds have passed.
+    """
+
+    def __init__(self, together: int, hold: float) -> None:
+        self.requests, self.here, self.most = list[dict[str, Any]](), 0, 0
+        self.together, self.hold, self.changed = together, hold, threading.Condition()
+
+    def answer(self, body: bytes) -> bytes:
+        request = json.loads(body)
+        with self.changed:
+            self.requests.append(request)
+            self.here += 1
+            self.most = max(self.most, self.here)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most >= self.together, self.hold)
+            self.here -= 1
+        marks = re.findall(r'^"(\w+)": a number, 0 to 10\.', request["messages"][0]["content"], re.MULTILINE)
+        return reply(json.dumps({"reasons": "", **dict.fromkeys(marks, 4)}), **USED)
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256
+
+
 @contextmanager
-def answering(*answers: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str, list[float]]]:
+def answering(
+    *answers: tuple[int, dict[str, str], bytes], watch: Watch | None = None
+) -> Iterator[tuple[str, list[float]]]:
     """A server that gives these answers in turn, the last again and again; its address, and when it was asked."""
     asked: list[float] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
             status, headers, body = answers[min(len(asked), len(answers) - 1)]
             asked.append(time.monotonic())
+            body = watch.answer(sent) if watch else body
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -435,7 +473,7 @@ def answering(*answers: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -463,6 +501,38 @@ def test_an_account_without_money_pauses_the_run_at_once() -> None:
         with pytest.raises(TryLater, match="no money left"):
             reward_of(url, concurrency=1).score([edit_of(0), edit_of(1)])
         assert len(asked) == 1
+
+    with answering((402, {}, b"{}")) as (url, asked):
+        with pytest.raises(TryLater, match="no money left"):
+            reward_of(url).score([edit_of(0)])
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "what"), [(401, "does not take the key"), (403, "does not take the key"), (404, "is not there")]
+)
+def test_what_bars_a_judge_that_was_heard_pauses_the_run(status: int, what: str, tmp_path: Path) -> None:
+    """What the cache knows is no sign of that: a new start may have another key, and another address."""
+    path = str(tmp_path / "judge.sqlite")
+    with answering(FINE, (status, {}, b"{}")) as (url, asked):
+        reward = reward_of(url, cache=path)
+        assert reward.score([edit_of(0)]) == [pytest.approx(SCORE)]
+        with pytest.raises(TryLater, match=f"the judge {what} any more\n") as told:
+            reward.score([edit_of(1)])
+        assert (told.value.exit_code, len(str(told.value).splitlines())) == (75, 3)
+        with pytest.raises(BadInput, match=f"the judge {what}\n"):
+            reward_of(url, cache=path, concurrency=1).score([edit_of(0), edit_of(1)])
+        assert len(asked) == 3
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(FINE) as (url, asked), answering(FINE) as (proxy, passed):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.removesuffix("/v1"))
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert reward_of(url).score([edit_of(0)]) == [pytest.approx(SCORE)]
+    assert (len(asked), passed) == (1, [])
 
 
 def test_no_redirect_is_followed() -> None:
@@ -502,6 +572,91 @@ def test_one_sample_that_is_refused_is_missing_among_others() -> None:
     with answering(FINE, (400, {}, b"{}"), FINE) as (url, _):
         scores = reward_of(url, concurrency=1).score([edit_of(seed) for seed in range(3)])
     assert scores == [pytest.approx(SCORE), None, pytest.approx(SCORE)]
+
+
+def test_a_refused_sample_is_missing_too_once_all_others_are_known(tmp_path: Path) -> None:
+    samples, path = [edit_of(seed) for seed in range(3)], str(tmp_path / "judge.sqlite")
+    with answering(FINE, (400, {}, b"{}"), FINE, (400, {}, b"{}")) as (url, asked):
+        first, again = (reward_of(url, cache=path, concurrency=1).score(samples) for _ in range(2))
+        assert first == again == [pytest.approx(SCORE), None, pytest.approx(SCORE)]
+        assert len(asked) == 4
+        with pytest.raises(BadInput, match="the judge accepts no request"):  # other requests: nothing is known of these
+            reward_of(url, cache=path, max_tokens=99).score(samples)
+
+
+# --- answers that cannot be read --------------------------------------------------------------------------------------
+
+PAGE = (200, {"Content-Type": "text/html"}, b"<!doctype html><h1>Welcome</h1>")
+PROSE = (200, {}, reply("It looks fine to me: 9 of 10.", **USED))
+
+
+@pytest.mark.parametrize("answer", [PAGE, PROSE], ids=["html", "prose"])
+def test_a_judge_that_is_never_understood_is_an_error_not_a_missing_score(
+    answer: tuple[int, dict[str, str], bytes],
+) -> None:
+    """Long before the deadline, and without twelve calls for each sample."""
+    with answering(answer) as (url, asked):
+        with pytest.raises(
+            BadInput, match=r"no answer of the judge can be read\nhttp://\S+: this is not JSON\nsee"
+        ) as told:
+            reward_of(url, wait=0.01, concurrency=1).score([edit_of(seed) for seed in range(5)])
+        assert len(asked) == MOST_UNREAD + 4
+    assert len(str(told.value).splitlines()) == 3
+
+
+def test_a_sample_whose_answers_cannot_be_read_is_missing_among_others(tmp_path: Path) -> None:
+    """Also when the others are known from an earlier start."""
+    samples, path = [edit_of(seed) for seed in range(3)], str(tmp_path / "judge.sqlite")
+    once = (FINE, *[PROSE] * MOST_UNREAD)
+    with answering(*once, FINE, PROSE) as (url, asked):
+        first, again = (reward_of(url, cache=path, wait=0.01, concurrency=1).score(samples) for _ in range(2))
+    assert first == again == [pytest.approx(SCORE), None, pytest.approx(SCORE)]
+    assert len(asked) == len(once) + 1 + MOST_UNREAD
+
+
+def test_one_that_is_read_after_others_were_given_up_lets_all_be_asked_as_often_as_ever() -> None:
+    answers = (*[PAGE] * MOST_UNREAD, FINE, *[PAGE] * (MOST_UNREAD - 1), FINE)
+    with answering(*answers) as (url, asked):
+        scores = reward_of(url, wait=0.01, concurrency=1).score([edit_of(seed) for seed in range(3)])
+    assert scores == [None, pytest.approx(SCORE), pytest.approx(SCORE)]
+    assert len(asked) == len(answers)
+
+
+def test_the_form_of_the_answer_is_said_in_words_too(tmp_path: Path) -> None:
+    """For edits, for pictures, and for marks of one's own, a judge can do as asked without knowing the schema."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(TEMPLATE))
+    watch = Watch(1, 0)
+    with answering(FINE, watch=watch) as (url, _):
+        assert reward_of(url, concurrency=1).score([edit_of(0), *prompts(1)]) == [pytest.approx(0.4)] * 2
+        assert reward_of(url, template=str(path)).score([edit_of(0)]) == [pytest.approx(0.4)]
+    for request in watch.requests:
+        said = request["messages"][0]["content"]
+        for name, form in request["response_format"]["json_schema"]["schema"]["properties"].items():
+            line = next(line for line in said.splitlines() if line.startswith(f'"{name}": '))
+            assert line.endswith(form["description"].removeprefix("0 to 10. "))
+    assert len(watch.requests) == 3
+
+
+# --- how many at a time -----------------------------------------------------------------------------------------------
+
+
+def test_more_than_a_hundred_calls_may_go_at_a_time() -> None:
+    watch = Watch(120, 20)
+    with answering(FINE, watch=watch) as (url, _):
+        scores = reward_of(url, concurrency=120, timeout=29).score([edit_of(0)] * 120)
+    assert scores == [pytest.approx(0.4)] * 120
+    assert watch.most == 120
+
+
+def test_threads_share_a_reward_s_calls_at_a_time() -> None:
+    watch = Watch(99, 0.1)
+    with answering(FINE, watch=watch) as (url, _):
+        reward = reward_of(url, concurrency=2)
+        with ThreadPoolExecutor(4) as pool:
+            scores = [*pool.map(reward.score, [[edit_of(0)] * 4] * 4)]
+    assert scores == [[pytest.approx(0.4)] * 4] * 4
+    assert watch.most == 2
 
 
 def test_the_paper_s_edit_scores_take_both_marks_from_one_call(judge: Judge, tmp_path: Path) -> None:
@@ -650,9 +805,9 @@ def test_a_row_that_is_no_verdict_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_budget_ends_the_scoring_and_is_kept_over_restarts(judge: Judge, tmp_path: Path) -> None:
-    """Its words cost 0.007 each, so that a call costs about one."""
+    """Its words cost 0.004 each, so that a call costs about one."""
     samples = [edit_of(seed) for seed in range(8)]
-    settings: dict[str, Any] = {"cache": str(tmp_path / "judge.sqlite"), "prices": [7_000.0, 7_000.0]}
+    settings: dict[str, Any] = {"cache": str(tmp_path / "judge.sqlite"), "prices": [4_000.0, 4_000.0]}
     before = judge.ledger()["calls"]
     with pytest.raises(TryLater, match=r"the judge's budget is spent\nbudget 2, spent 2\.") as told:
         reward_of(judge.url, **settings, budget=2.0, concurrency=1).score(samples)
@@ -754,14 +909,34 @@ def test_a_bad_template_is_refused(changes: dict[str, Any], what: str, tmp_path:
     assert len(str(told.value).splitlines()) == 3
 
 
-def test_text_is_inserted_as_it_is(judge: Judge) -> None:
-    """Braces, special tokens and lone surrogates are words like others; none of these is understood."""
-    samples = [edit_of(0)]
-    for text in ("{picture} {source} {text}", '"}], "n": 9', "<|im_end|>", "\ud800\x00", ""):
-        samples.append(Sample(text, samples[0].picture, samples[0].source))
+ODD = ("{picture} {source} {text}", '"}], "n": 9', "<|im_end|>", "{0} %s\n", "\ud800\x00", "")
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_text_is_inserted_as_it_is(text: str) -> None:
+    """Braces, special tokens and lone surrogates are words like others; pictures stay where they belong."""
+    edit, prompt = edit_of(0), prompts(1)[0]
+    sent = text.replace("\ud800", "?")  # which no encoding has
+    template = reward_of("http://127.0.0.1:9/v1").templates.of(edit)
+    assert template is not None
+    plain, odd = (template.messages(Sample(t, edit.picture, edit.source), "high") for t in ("", text))
+    assert odd[0] == plain[0]
+    parts = odd[1]["content"]
+    assert [part["type"] for part in parts] == ["text", "image_url", "text", "image_url", "text"]
+    assert parts[:4] == plain[1]["content"][:4]
+    assert parts[4]["text"] == f"\nInstruction: {sent}"
+    json.dumps(odd, ensure_ascii=False).encode()  # it can be sent
+    template = reward_of("http://127.0.0.1:9/v1").templates.of(prompt)
+    assert template is not None
+    said = template.messages(Sample(text, prompt.picture), "high")[1]["content"]
+    assert [part.get("text") for part in said] == [None, f"\nPrompt: {sent}"]
+
+
+def test_odd_text_is_understood_by_a_judge_as_no_instruction(judge: Judge) -> None:
+    edit = edit_of(0)
+    samples = [edit, *(Sample(text, edit.picture, edit.source) for text in ODD)]
     scores = reward_of(judge.url).score(samples)
-    assert scores[0] is not None
-    assert scores[1:4] == [None] * 3
+    assert scores == [genuine(edit), *[None] * len(ODD)]
 
 
 def test_what_the_judge_never_accepts_is_an_error_not_a_missing_score(

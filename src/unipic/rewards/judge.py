@@ -1,7 +1,8 @@
 """A vision model as a judge of pictures: any that speaks OpenAI's chat protocol.
 
-Each picture is asked about until there is a verdict that is read without doubt, or until its deadline: then it has no
-score. A judge that is away altogether, or a budget that is spent, ends the run with "try again later" (exit code 75).
+Each picture is asked about until there is a verdict that is read without doubt, or until its deadline, or until it was
+answered too often with what cannot be read: then it has no score. A judge that is away altogether, or a budget that is
+spent, ends the run with "try again later" (exit code 75).
 The judge's marks become a score as √(fit · quality) / 10, GEdit-Bench's, or by weights.
 """
 
@@ -24,15 +25,16 @@ from unipic.config import Strict
 from unipic.errors import BadInput, TryLater
 from unipic.rewards.judge_cache import JudgeCache, Rows, key_of
 from unipic.rewards.judge_calls import Caller, Refused, Unavailable
-from unipic.rewards.judge_limits import Meter, Outage, Pace
-from unipic.rewards.judge_reply import BadReply, Declined, Verdict, completion_of
-from unipic.rewards.judge_templates import STANDARD, Template, read_templates
+from unipic.rewards.judge_limits import Meter, Outage, Pace, Turns
+from unipic.rewards.judge_reply import BadReply, Declined, Verdict, completion_of, form_in_words
+from unipic.rewards.judge_templates import STANDARD, Template, Templates, read_templates
 from unipic.rewards.reward import Reward, Sample
 
 if TYPE_CHECKING:
     import openai
 
 LONGEST_WAIT = 16  # times the first wait before another attempt
+MOST_UNREAD = 12  # replies to a sample that cannot be read; if 30% of all are so, one sample in 2 million has as many
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Price = Annotated[float, Field(ge=0)]
@@ -52,9 +54,9 @@ class JudgeRewardConfig(Strict):
     template: "standard", or a .yaml file of one's own. weights: of marks; null is their geometric mean. temperature:
     null leaves it out of the request. n: choices of a reply, whose scores are averaged. max_tokens: of a choice.
     detail: how closely the judge looks.
-    concurrency: calls at a time. requests_per_minute: null sets no pace; both are each process's. timeout: of a call;
-    deadline: of a score, from its first call; patience: with a judge that is away; wait: before the second attempt,
-    doubled up to sixteen times. All in seconds.
+    concurrency: calls at a time. requests_per_minute: null sets no pace; both are of this reward in each process, for
+    all of its threads. timeout: of a call; deadline: of a score, from its first call; patience: with a judge that is
+    away; wait: before the second attempt, doubled up to sixteen times. All in seconds.
     cache: a file of verdicts that need not be asked for again. prices: of a million prompt tokens and a million
     completion tokens. budget: in their currency; what all runs with this cache may cost together.
     """
@@ -115,7 +117,7 @@ class _Asking:
 
     client: openai.AsyncOpenAI
     rows: Rows | None
-    turns: asyncio.Semaphore
+    turns: asyncio.Semaphore  # within those of all threads, so that no more tasks than these wait for them
 
 
 class JudgeReward:
@@ -123,19 +125,22 @@ class JudgeReward:
 
     def __init__(self, config: JudgeRewardConfig) -> None:
         self.config = config
-        self.templates = read_templates(config.template)
+        self.templates = _with_form(read_templates(config.template))
         _check_weights(config, self.templates.marks())
-        self.caller = Caller(config.base_url, _key(config.key_env), config.timeout)
+        self.caller = Caller(config.base_url, _key(config.key_env), config.timeout, config.concurrency)
         self.cache = JudgeCache(Path(config.cache).expanduser()) if config.cache else None
+        self.turns = Turns(config.concurrency)
         self.pace = Pace(config.requests_per_minute)
         self.outage = Outage(config.patience, config.base_url)
         self.meter = Meter(config.prices)
-        self.heard = False  # a verdict, ever
+        self.accepted = False  # a request of this form, ever: now, or when what is in the cache was asked
         self.refusal: Refused | None = None
+        self.unread = ""  # why a sample was given up
 
     def score(self, samples: Sequence[Sample]) -> list[float | None]:
-        """0 to 1. Raises TryLater for a judge that is away and for a budget that is spent; BadInput where the key, the
-        address or the request is never accepted. Not to be called on an event loop.
+        """0 to 1. Raises TryLater for a judge that is away, that bars what it took before, and for a budget that is
+        spent; BadInput where the key, the address or the request is never accepted, or no answer is ever read. Not to
+        be called on an event loop.
         """
         opened: AbstractContextManager[Rows | None] = self.cache.opened() if self.cache else nullcontext()
         with opened as rows:
@@ -152,16 +157,24 @@ class JudgeReward:
         async with self.caller.client() as client, asyncio.TaskGroup() as group:
             asking = _Asking(client, rows, asyncio.Semaphore(self.config.concurrency))
             tasks = [group.create_task(self._one(sample, asking)) for sample in samples]
-        if self.refusal and not self.heard:
+        if not self.accepted:
+            self._check_settings()
+        return [task.result() for task in tasks]
+
+    def _check_settings(self) -> None:
+        """Where nothing ever went well, it is not the samples that are at fault."""
+        if self.refusal:
             where = f"{self.config.base_url}: {self.refusal}"
             raise BadInput("the judge accepts no request", where, "see model, temperature, max_tokens, n and template")
-        return [task.result() for task in tasks]
+        if self.unread:
+            where = f"{self.config.base_url}: {self.unread}"
+            raise BadInput("no answer of the judge can be read", where, "see base_url, model and max_tokens")
 
     async def _one(self, sample: Sample, asking: _Asking) -> float | None:
         template = self.templates.of(sample)
         if template is None:
             return None
-        async with asking.turns:
+        async with asking.turns, self.turns.turn():
             verdicts = await self._verdicts(sample, template, asking)
         return None if verdicts is None else self._score(verdicts)
 
@@ -175,6 +188,7 @@ class JudgeReward:
         key = key_of(asked, sample.text, pictures)
         if (known := rows.get(key, [*template.marks])) is not None:
             self.meter.count("cached")
+            self.accepted = True
             return known
         verdicts = await self._asked(sample, template, asking)
         if verdicts is not None:
@@ -182,13 +196,14 @@ class JudgeReward:
         return verdicts
 
     async def _asked(self, sample: Sample, template: Template, asking: _Asking) -> Sequence[Verdict] | None:
-        """Ask until there is an answer, or the deadline."""
+        """Ask until there is an answer, or the deadline, or too many replies that cannot be read."""
         import stamina
 
         messages = await asyncio.to_thread(template.messages, sample, self.config.detail)
         request = {**self._parameters(template), "messages": messages}
         await self.pace.turn()
         wait = self.config.wait
+        unread = list[str]()
         try:
             async with asyncio.timeout(self.config.deadline):
                 async for attempt in stamina.retry_context(
@@ -197,13 +212,14 @@ class JudgeReward:
                     with attempt:
                         if attempt.num > 1:
                             await self.pace.turn()
-                        return await self._call(request, template, asking)
+                        return await self._call(request, template, asking, unread)
         except TimeoutError:
             self.outage.check()
         except Refused as refusal:
             self.refusal = refusal
         except (BadReply, Unavailable, Declined):
             pass
+        self.unread = unread[-1] if unread else self.unread
         return None
 
     def _again(self, failure: Exception) -> bool | float:
@@ -211,8 +227,10 @@ class JudgeReward:
         after = failure.after if isinstance(failure, Unavailable) else None
         return isinstance(failure, BadReply | Unavailable) if after is None else max(after, self.config.wait)
 
-    async def _call(self, request: Mapping[str, Any], template: Template, asking: _Asking) -> list[Verdict]:
-        """One attempt. Raises Unavailable, BadReply, Declined."""
+    async def _call(
+        self, request: Mapping[str, Any], template: Template, asking: _Asking, unread: list[str]
+    ) -> list[Verdict]:
+        """One attempt. unread: why earlier replies were bad. Raises Unavailable, BadReply, Declined."""
         self._check_budget(asking.rows)
         begun = time.monotonic()
         self.meter.count("calls")
@@ -230,15 +248,26 @@ class JudgeReward:
         except Unavailable as failure:
             self.outage.failed(begun, str(failure))
             raise
-        except (BadReply, Declined):
+        except BadReply as bad:
             self.outage.answered()
+            unread.append(str(bad))
+            if len(unread) >= self._most_unread():
+                raise Declined("too many replies cannot be read") from None
+            raise
+        except Declined as declined:
+            self.outage.answered()
+            self.accepted |= not isinstance(declined, Refused)
             raise
         finally:
             if verdicts is None:
                 self.meter.count("failed")
         self.outage.answered()
-        self.heard = True
+        self.caller.heard = self.accepted = True
         return [Verdict(verdict.marks, self.caller.clean(verdict.reasons)) for verdict in verdicts]
+
+    def _most_unread(self) -> int:
+        """Once a sample was given up and none was ever answered well, one reply is enough to tell of the others."""
+        return 1 if self.unread and not self.accepted else MOST_UNREAD
 
     def _check_budget(self, rows: Rows | None) -> None:
         budget = self.config.budget
@@ -275,6 +304,17 @@ def score_of(marks: Mapping[str, float | None], weights: Mapping[str, float] | N
     if weights is None:
         return float(math.prod(known.values()) ** (1 / len(known)) / 10)
     return math.fsum(weights[name] * mark for name, mark in known.items()) / sum(weights[name] for name in known) / 10
+
+
+def _with_form(templates: Templates) -> Templates:
+    """Templates that say in words, too, which form the answer shall have."""
+    given = {"edit": templates.edit, "generate": templates.generate}
+    said = {
+        task: each.model_copy(update={"system": f"{each.system}\n{form_in_words(each.marks)}"})
+        for task, each in given.items()
+        if each is not None
+    }
+    return templates.model_copy(update=said)
 
 
 def _check_weights(config: JudgeRewardConfig, marks: Mapping[str, set[str]]) -> None:

@@ -35,9 +35,11 @@ class Refused(Declined):
 
 
 class Caller:
-    """Where a judge is, and the key to it. timeout: seconds of a call, all in all. Raises BadInput without `openai`."""
+    """Where a judge is, and the key to it. timeout: seconds of a call, all in all. concurrency: calls of a client at a
+    time. heard: set once a call has brought a verdict; what then bars a call is new. Raises BadInput without `openai`.
+    """
 
-    def __init__(self, base_url: str, key: str | None, timeout: float) -> None:
+    def __init__(self, base_url: str, key: str | None, timeout: float, concurrency: int) -> None:
         try:
             import httpx2
             import openai
@@ -46,12 +48,19 @@ class Caller:
             mend = 'pip install "unipic[judge]"'
             raise BadInput("a judge needs packages that are not installed", f"kind: judge: {error}", mend) from None
         self.openai, self.httpx2 = openai, httpx2
-        self.base_url, self.timeout, self._key = base_url, timeout, key
+        self.base_url, self.timeout, self.concurrency, self._key = base_url, timeout, concurrency, key
+        self.heard = False
 
     def client(self) -> openai.AsyncOpenAI:
         """For one event loop; to be closed."""
+        most = self.concurrency
         http = self.httpx2.AsyncClient(
-            timeout=self.timeout, follow_redirects=False, event_hooks={"response": [self._bound]}
+            timeout=self.timeout,
+            limits=self.httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            follow_redirects=False,
+            trust_env=False,  # a proxy that the environment names would be sent the key
+            verify=self.httpx2.create_ssl_context(),  # certificates that it names, by SSL_CERT_FILE, do count
+            event_hooks={"response": [self._bound]},
         )
         return self.openai.AsyncOpenAI(
             base_url=self.base_url,
@@ -82,15 +91,22 @@ class Caller:
         status = error.status_code
         name = HTTPStatus(status).phrase if status in {*HTTPStatus} else "?"
         told, said = f"status {status}, {name}", self.clean(error.message)
-        if status == 429 and error.code == "insufficient_quota":
+        if status == 402 or (status == 429 and error.code == "insufficient_quota"):
             return TryLater("the judge's account has no money left", self.base_url, "run the same command again then")
         if status in LATER or status >= 500:
             return Unavailable(told, _seconds(error.response.headers.get("retry-after")))
         if status in NO_SUCH_SAMPLE:
             return Refused(f"{told}: {said}")
         if status in (401, 403):
-            return BadInput("the judge does not take the key", f"{self.base_url}: {told}", "see key_env")
-        return BadInput("the judge is not there", f"{self.base_url}: {told}: {said}", "see base_url and model")
+            return self._barred("the judge does not take the key", told, "see key_env")
+        return self._barred("the judge is not there", f"{told}: {said}", "see base_url and model")
+
+    def _barred(self, what: str, told: str, mend: str) -> Exception:
+        """A setting is wrong; but not if it was right before: then the run's work is kept until that is mended."""
+        where = f"{self.base_url}: {told}"
+        if self.heard:
+            return TryLater(f"{what} any more", where, f"{mend}; then run the same command again")
+        return BadInput(what, where, mend)
 
     def clean(self, said: object) -> str:
         """On one line, and without the key, should a server repeat it."""

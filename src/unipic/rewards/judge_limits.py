@@ -7,9 +7,30 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from unipic.errors import TryLater
 from unipic.rewards.judge_reply import Usage
+
+POLL = 0.01  # seconds
+
+
+class Turns:
+    """So many at a time, over all threads, each of which has an event loop of its own."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.Semaphore(count)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it. Not for more tasks of one loop than there are turns: each of them polls."""
+        while not self._free.acquire(blocking=False):  # a loop cannot be woken by another thread's release
+            await asyncio.sleep(POLL)
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class Pace:

@@ -1,4 +1,5 @@
-"""What a judge's reply says, read strictly: marks that are numbers from 0 to 10, as many as asked for, or nothing.
+"""What a judge's reply says, read strictly: marks that are numbers from 0 to 10, as many as asked for, or nothing; and
+the words that ask for it.
 
 A reply in another order, or within a Markdown fence, says the same and is taken. All else that is not as asked is a
 `BadReply`: HTML, half a JSON, "9.5/10", NaN, 11 of 10, a mark or a choice too few, no choice at all.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,13 @@ def completion_of(body: bytes) -> Completion:
     if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
         raise BadReply("the reply is no completion")
     return Completion(reply["choices"], _usage(reply.get("usage")))
+
+
+def form_in_words(marks: Mapping[str, str]) -> str:
+    """What the schema of an answer says. Many servers hold a judge to the schema without showing it, or ignore it."""
+    lines = [f'"{REASONS}": a text, one or two short sentences']
+    lines += [f'"{name}": a number, 0 to 10. {means}' for name, means in marks.items()]
+    return "\n".join(["Answer with one JSON object and nothing else, with exactly these keys, in this order.", *lines])
 
 
 def verdict_of(content: str, marks: Iterable[str]) -> Verdict:
