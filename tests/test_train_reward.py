@@ -183,6 +183,8 @@ def test_the_log_and_the_report_tell_of_agreement(data: Path, tmp_path: Path) ->
     predicted = stage.model.score(edited(stage.examined.edits)).numpy()
     assert len(judged) == 9
     assert line["spearman/overall"] == pytest.approx(spearman(predicted[:, 2], judged[:, 2]), abs=1e-3)
+    unbounded = stage.model.score(edited(stage.examined.edits), bounded=False).numpy()[:, 2]
+    assert line["off/overall_as_reward"] == pytest.approx(np.abs(unbounded - judged[:, 2]).mean(), abs=1e-3)
     assert line["off/quality"] == pytest.approx(np.abs(predicted - judged)[:, 1].mean(), abs=1e-3)
     page = (tmp_path / "run" / "report.html").read_text()
     for said in (

@@ -43,6 +43,7 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 
 SHOWN = 16  # of the largest mistakes
+AS_REWARD = f"{OUTPUTS[-1]}_as_reward"
 MEANINGS = (
     "Of edits that were held out. pairs: share of pairs that the judge tells apart which are predicted in its order; "
     "pairs_of_a_group: of pairs of one source and instruction, which is what reinforcement goes by. off: mean "
@@ -98,20 +99,24 @@ class ScoredEdits(Micro):
 
 @dataclass(frozen=True)
 class Examination:
-    """What a model says of edits that are held out. predicted, judged: N×3, of ten."""
+    """What a model says of edits that are held out. unbounded: N×3, as a reward has it, of ten; judged: likewise."""
 
     edits: Sequence[ScoredEdit]
-    predicted: NDArray[np.float64]
+    unbounded: NDArray[np.float64]
     judged: NDArray[np.float64]
 
+    @property
+    def predicted(self) -> NDArray[np.float64]:
+        """N×3, within the judge's scale."""
+        return self.unbounded.clip(0, FULL)
+
     def figures(self) -> dict[str, dict[str, float]]:
-        """By output, then by name."""
-        groups = [edit.group for edit in self.edits]
-        return {
-            name: agreement(self.predicted[:, i], self.judged[:, i], groups)
-            for i, name in enumerate(OUTPUTS)
-            if not np.isnan(self.judged[:, i]).all()
-        }
+        """By output, then by name. The last also as a reward has it, where what is surely bad does not tie."""
+        groups, found = [edit.group for edit in self.edits], dict[str, dict[str, float]]()
+        for i, name in enumerate(OUTPUTS):
+            found[name] = agreement(self.predicted[:, i], self.judged[:, i], groups)
+        found[AS_REWARD] = agreement(self.unbounded[:, -1], self.judged[:, -1], groups)
+        return {name: own for name, own in found.items() if own}
 
     def by_making(self) -> dict[str, dict[str, float]]:
         """Of the last output, by how results were made, as far as that is known: how many, their means, agreement."""
@@ -196,11 +201,11 @@ class EditRewardStage:
         """The largest mistakes among the edits that are held out."""
         net, edits = self.model.net.eval(), self._examined_edits()
         with self.processes.autocast():
-            predicted = self.model.score(edited(edits), self.config.show_batch).double().numpy()
+            unbounded = self.model.score(edited(edits), self.config.show_batch, bounded=False).double().numpy()
         net.train()
         if not edits:
             return []
-        self.examined = Examination(edits, predicted, np.array([edit.scores for edit in edits]))
+        self.examined = Examination(edits, unbounded, np.array([edit.scores for edit in edits]))
         return [
             Shown(f"{edits[i].instruction} {self.examined.said(i)}", _pictures(edits[i])) for i in self.examined.worst()
         ]
@@ -230,8 +235,7 @@ class EditRewardStage:
             rows = [(kind, *(own.get(name) for name in names)) for kind, own in by_making.items()]
             page.table(f"By how they were made, {OUTPUTS[-1]}", ("", *names), rows)
         curves: dict[str, list[tuple[float, float | None]]] = {"a perfect model": [(0, 0), (FULL, FULL)]}
-        for output in figures:
-            i = OUTPUTS.index(output)
+        for i, output in ((i, name) for i, name in enumerate(OUTPUTS) if name in figures):
             known = ~np.isnan(seen.judged[:, i])
             curves[output] = list(calibration(seen.predicted[known, i], seen.judged[known, i]))
         page.curves("Calibration", curves, "predicted", "judged, mean of a tenth of the edits")
