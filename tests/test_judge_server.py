@@ -81,12 +81,17 @@ def schema(**properties: Any) -> dict[str, Any]:
 
 
 def test_edits_are_judged_as_verify_does(url: str) -> None:
+    """Those that are left undone, right, right of another instruction, half done, and under noise."""
     forms = ("Editing instruction: {}", 'Judge this.\ninstruction: "{}"\nBe strict.', "How well was “{}” done?", "{}")
     scores = set()
     for seed in range(24):
         edit = edits.sample(seed, ("train", "test")[seed % 2], edits.TYPES[seed % 12])
-        source, target = render(edit.source), render(edit.target)
-        for result in (source, target):
+        source, target, rng = render(edit.source), render(edit.target), np.random.default_rng(seed)
+        other = edits.another(edit, "test", rng)
+        misled = [] if other is None else [render(other.target)]
+        noisy = np.asarray(target) + rng.normal(0, 25, (*target.size[::-1], 3))
+        spoilt = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        for result in (source, target, *misled, Image.blend(source, target, 0.5), spoilt):
             answer = ask(url, forms[seed % 4].format(edit.instruction), source, result)
             verdict = verify.edit(source, result, edit)
             assert list(answer) == ["instruction_following", "quality", "reasons"]
@@ -95,6 +100,7 @@ def test_edits_are_judged_as_verify_does(url: str) -> None:
             assert sorted(answer["reasons"].split("; ")) == sorted(verdict.reasons or ("as asked",))
             scores.add(answer["instruction_following"])
     assert {0, 10} <= scores
+    assert len(scores) > 4
 
 
 def test_prompts_are_judged_as_verify_does(url: str) -> None:
