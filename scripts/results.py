@@ -1,10 +1,10 @@
-"""docs/results/pdtr.md from finished runs of PDTR: every number, curve and picture is from their folders.
+"""docs/results/NAME.md from finished runs of PDTR: every number, curve and picture is from their folders.
 
     python scripts/results.py pdtr runs/tiny/pdtr [runs/tiny/pdtr-reversed …] docs/results [--machine TEXT]
 
-The first run is told in full, with pictures; the others, in other orders, with tables and curves. A run's files say its
-device and when it ended, but not whose machine it was: --machine does. Pictures go to the folder `images` beside that
-of the results.
+The first run, whose folder is NAME, is told in full, with pictures; the others, in other orders, with tables and
+curves. A run's files say its device and when it ended, but not whose machine it was: --machine does. Pictures go to the
+folder `images` beside that of the results.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(folders: Sequence[Path], results: Path, machine: str) -> None:
         save_png(small(pictures(runs[0], task)), images / f"{runs[0].name}-{task}.png")
     command = " ".join(["python scripts/results.py pdtr", *map(str, folders), str(results)])
     sections.append(f"Made from the runs' own files by `{command}`.")
-    write_whole(results / "pdtr.md", ("\n\n".join(sections) + "\n").encode())
+    write_whole(results / f"{runs[0].name}.md", ("\n\n".join(sections) + "\n").encode())
 
 
 # --- the words --------------------------------------------------------------------------------------------------------
@@ -293,4 +293,4 @@ if __name__ == "__main__":
     except UnipicError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    print(given.results / "pdtr.md")
+    print(given.results / f"{given.runs[0].resolve().name}.md")
