@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from unipic.train.loop import train
 from unipic.train.processes import Processes
 from unipic.train.reward import squared_errors
 from unipic.train.stages import read, run_recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import agreement as script
 
 CPU = torch.device("cpu")
 SCORES: dict[str, Any] = {
@@ -203,6 +207,21 @@ def test_the_log_and_the_report_tell_of_agreement(data: Path, tmp_path: Path) ->
     worst = stage.examined.worst()
     assert np.abs(stage.examined.predicted - stage.examined.judged).max(1).argmax() == worst[0]
     assert page.count("<img") > 2 * len(worst)
+
+
+def test_the_script_s_tables_are_the_log_s_figures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = train(stage_from(REWARD | {"data": {"path": str(data)}, "steps": 2}), tmp_path / "run")
+    (line,) = [line for line in lines(tmp_path / "run" / "log.jsonl") if "spearman/overall" in line]
+    script.main(str(model), str(data))
+    rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in capsys.readouterr().out.splitlines()]
+    names = next(row for row in rows if "spearman" in row)
+    for output in ("quality", "overall_as_reward"):
+        (row,) = [row for row in rows if row[0] == output]
+        for name in ("pairs", "off"):
+            assert float(row[names.index(name)]) == pytest.approx(line[f"{name}/{output}"], rel=6e-3)
+    assert {"target", "source"} & {row[0] for row in rows}
 
 
 def test_a_stage_without_more_to_tell_is_as_it_was(tmp_path: Path) -> None:
