@@ -13,6 +13,8 @@ from unipic import UniPic
 from unipic.evals import world
 from unipic.models.find import find_model
 from unipic.models.vae import VAE, load_vae
+from unipic.rewards.edit_reward import EditReward
+from unipic.rewards.reward import Sample
 from unipic.rewards.world import judge
 from unipic.world import scene as scenes
 from unipic.world.edits import sample
@@ -75,3 +77,15 @@ def test_it_draws_what_a_simple_prompt_says(model: str) -> None:
     simple = [i for i in world.items(0, COUNT * 3, ("geneval",)) if i.group in ("single_object", "colors")]
     right = [world.judge(i, system.generate(i.text, seed=n)[0]).right for n, i in enumerate(simple[:COUNT])]
     assert sum(right) >= 0.5 * COUNT
+
+
+def test_its_reward_tells_a_right_edit_from_one_that_was_left_undone() -> None:
+    reward, right = EditReward("tiny-edit-reward", device="cpu"), 0
+    for i in range(COUNT):
+        edit = sample(i, "test", size=(64, 64))
+        source, target = render(edit.source), render(edit.target)
+        undone, done = reward.score([Sample(edit.instruction, result, source) for result in (source, target)])
+        assert undone is not None
+        assert done is not None
+        right += done > undone
+    assert right >= 0.8 * COUNT
