@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import math
 import os
 import platform
@@ -287,6 +288,7 @@ def test_a_reward_that_is_tried_later_costs_no_sample(monkeypatch: pytest.Monkey
 def test_a_reward_that_is_tried_later_ends_the_run_so(caplog: pytest.LogCaptureFixture) -> None:
     """Also where other requests are answered well, as a judge's are whose verdicts are in its cache."""
     known, asked = First(), Away(math.inf)
+    caplog.set_level(logging.WARNING)  # a command that ran in this process has switched all logging off
 
     class Judge:
         def score(self, samples: Sequence[Sample]) -> list[float | None]:
