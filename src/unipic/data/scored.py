@@ -5,8 +5,8 @@
 
 Scores are 0 to 10; one that is missing is not learnt, but for `overall`, which is √(following · quality) where both
 are there. `id` names an edit in messages, `made` says how its result came about, by which agreement is told apart;
-other keys are left alone. `train.jsonl` is learnt from; `test.jsonl`, where
-there is one, is held out, and must not hold an edit of a source that is learnt from by the same instruction.
+other keys are left alone. `train.jsonl` is learnt from; `test.jsonl`, where there is one, is held out, and must not
+hold an edit of a source that is learnt from by the same instruction.
 """
 
 from __future__ import annotations
