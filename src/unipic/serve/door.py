@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from unipic.errors import UnipicError
+from unipic.errors import BadInput, UnipicError
 from unipic.serve.chat import Refused
 
 log = logging.getLogger(__name__)
@@ -65,12 +65,11 @@ async def body_of(request: Request, most: int) -> bytes:
 
 
 def listen(app: FastAPI, host: str, port: int, what: str, path: str = "") -> None:
-    """Serve until interrupted. port: 0 takes a free one. Logs where `what` listens. Raises UnipicError if taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UnipicError("nothing can be served there", f"{host}:{port}: {error}", "choose another port") from None
+    """Serve until interrupted. port: 0 takes a free one. Logs where `what` listens.
+
+    Raises BadInput for a host that is none of this machine's, UnipicError for a port that is taken.
+    """
+    listening = _bound(host, port)
     # asyncio sets it only on sockets that name their protocol. Without it replies wait 40 ms to be acknowledged.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     logging.disable(logging.NOTSET)  # a server has nothing to speak with but its log
@@ -81,3 +80,16 @@ def listen(app: FastAPI, host: str, port: int, what: str, path: str = "") -> Non
         app, log_config=None, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=1
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, 0), family=family).close()  # where no port is to be had, another one mends nothing
+    except (OSError, UnicodeError) as error:
+        mend = "give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        raise BadInput("nothing can be served at that host", f"{host}: {error}", mend) from None
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise UnipicError("nothing can be served there", f"{host}:{port}: {error}", "choose another port") from None

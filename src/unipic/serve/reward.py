@@ -10,7 +10,6 @@ is in the log). No other status is 500 or more.
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Mapping
 
 from anyio import CapacityLimiter, to_thread
@@ -72,19 +71,6 @@ def _scored(reward: Reward, content_type: str, body: bytes) -> bytes:
 def serve_reward(
     reward: Reward, name: str, host: str, port: int, *, api_key: str | None = None, workers: int = 16
 ) -> None:
-    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken.
-
-    Raises BadInput for a host that is none of this machine's.
-    """
-    _check_host(host)
+    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises as `door.listen` does."""
     wire.keep_memory()
     listen(reward_app(reward, name, api_key=api_key, workers=workers), host, port, f"the reward {name}")
-
-
-def _check_host(host: str) -> None:
-    """At any port: another one would not mend it."""
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, UnicodeError) as error:
-        mend = "give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-        raise BadInput("nothing can be served at that host", f"{host}: {error}", mend) from None
