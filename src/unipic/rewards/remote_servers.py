@@ -115,7 +115,9 @@ class Turns:
         raise NoAnswer("the call is over")
 
     def _free(self) -> Server | None:
-        """One that failed is first tried by a request alone."""
+        """None before each has said what its reward is, or is away. One that failed is first tried by a request alone."""
+        if not all(s.ready or s.failures for s in self.servers):
+            return None
         now = time.monotonic()
         free = [s for s in self.servers if s.ready and now >= s.waits_until and not (s.failures and self.sent[s])]
         if not free:
