@@ -22,7 +22,7 @@ from unipic.train.lines import read_lines
 Task = Literal["generate", "edit"]
 # the part of the world's benchmark that is a task's
 BENCHMARK: Mapping[Task, str] = {"generate": "geneval", "edit": "edit"}
-POINTS = {"geneval": 1, "edit": 10}  # of the best item
+POINTS = {"geneval": 1, "dense": 1, "edit": 10}  # of the best item
 NAMES = {"generate": "text-to-image", "edit": "edits"}
 STRICT, STRICT_BEST, EDIT = 0.10, 0.92, 0.5  # the goals: a rise of text-to-image or a height of it, a rise of editing
 
@@ -211,6 +211,12 @@ def same_start(runs: list[Run]) -> None:
 def cell(score: Estimate | None) -> str:
     """A score with its interval."""
     return f"{score.value:.3g} [{score.low:.3g}, {score.high:.3g}]" if score else "–"
+
+
+def change_cell(change: Estimate) -> str:
+    """A change with its interval, where that is known."""
+    ends = "" if math.isnan(change.low) else f" [{change.low:+.3g}, {change.high:+.3g}]"
+    return f"{change.value:+.3g}{ends}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

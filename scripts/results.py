@@ -10,7 +10,6 @@ folder `images` beside that of the results.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import statistics
 import sys
@@ -29,6 +28,7 @@ from pdtr_runs import (
     Run,
     Task,
     cell,
+    change_cell,
     effects,
     opened,
     same_start,
@@ -172,9 +172,8 @@ def floors(run: Run) -> str:
         own = "its own" if each.own else "the other"
         task = f"{NAMES[each.task]} ({own})"
         holds = "holds" if each.holds else "**fails**"
-        ends = "" if math.isnan(each.change.low) else f" [{each.change.low:+.3g}, {each.change.high:+.3g}]"
-        changed = f"{each.change.value:+.3g}{ends}"
-        rows.append([each.part.folder.name, task, cell(each.before), asked, cell(each.after), holds, changed])
+        ends = [asked, cell(each.after), holds, change_cell(each.change)]
+        rows.append([each.part.folder.name, task, cell(each.before), *ends])
     return table(["part", "task", "before", "asked", "after", "", "change of the same items"], rows)
 
 

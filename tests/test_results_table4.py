@@ -56,6 +56,11 @@ def test_a_row_learns_from_the_judge_and_the_page_names_the_missing(folder: Path
         scores = json.loads((folder / "runs" / "judge-0" / place / "scores.json").read_text())
         wanted = (scores["geneval"]["overall"], scores["dense"], scores["edit"]["overall"])
         assert [float(cell.split()[0]) for cell in rows[name][1:]] == pytest.approx(wanted, rel=5e-3)
+    changed = tables(page)["Changes of the same items"][1]
+    assert changed[:2] == ["judge", "0"]
+    none, after = ([float(cell.split()[0]) for cell in rows[name][1:]] for name in ("none", "judge"))
+    rises = [b - a for a, b in zip(none, after, strict=True)]
+    assert [float(each.split()[0]) for each in changed[2:]] == pytest.approx(rises, abs=0.02)
     assert all(rows[name][1:] == ["not finished"] * 3 for name in rows if name not in ("rewards", "none", "judge"))
     assert "**Not finished**: EditReward (seed 0), GenEval (seed 0), judge + GenEval (seed 0), " in page
     assert "One seed." in page

@@ -115,7 +115,7 @@ class Turns:
         raise NoAnswer("the call is over")
 
     def _free(self) -> Server | None:
-        """None before each has said what its reward is, or is away. One that failed is first tried by a request alone."""
+        """None before each has said what its reward is, or is away. What failed is first tried by one request alone."""
         if not all(s.ready or s.failures for s in self.servers):
             return None
         now = time.monotonic()
