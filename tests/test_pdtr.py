@@ -84,12 +84,12 @@ def test_a_part_s_own_rewards_are_in_place_of_those_in_common() -> None:
     assert first.model_copy(update={k: getattr(second, k) for k in ("rewards", "steps", "data")}) == second
 
 
-def test_a_part_s_own_phases_are_in_place_of_those_in_common() -> None:
-    config = recipe(parts=[RAW["parts"][0] | {"phases": [{"resolution": 80}]}, RAW["parts"][1]])
-    first, second = (part_config(config, part, "a") for part in config.parts)
-    assert [phase.resolution for data in (first.data, second.data) for phase in data.phases] == [80, 64]
-    with pytest.raises(BadInput, match="phases"):
-        recipe(parts=[RAW["parts"][0] | {"phases": []}])
+def test_a_part_s_own_data_is_in_place_of_that_in_common() -> None:
+    own = {"phases": [{"resolution": 80}], "sources": [{"kind": "world", "types": {"extract": 1}}]}
+    config = recipe(parts=[RAW["parts"][0] | {"data": own}, RAW["parts"][1]])
+    first, second = (part_config(config, part, "a").data for part in config.parts)
+    assert (first.phases[0].resolution, first.sources[0].types, first.tasks) == (80, {"extract": 1}, ("edit",))
+    assert (second.phases[0].resolution, second.sources[0].types, second.tasks) == (64, None, ("generate",))
 
 
 def test_all_of_the_benchmark_is_asked_unless_parts_are_named() -> None:

@@ -31,7 +31,7 @@ from unipic.pictures import load
 from unipic.report import Page, Picture
 from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
-from unipic.train.batches import Phase
+from unipic.train.batches import DataConfig
 from unipic.train.disk import refusals
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.lines import read_lines
@@ -52,14 +52,14 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 class PartConfig(Strict):
     """tasks: take turns in this order; one may be there several times.
 
-    rewards, held_out, phases (those of its data): in place of those of `grpo`.
+    rewards, held_out, data (but for its tasks): in place of those of `grpo`.
     """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     rewards: Rewards | None = None
     held_out: Rewards | None = None
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
+    data: DataConfig | None = None
 
 
 class EvaluateConfig(Strict):
@@ -129,7 +129,7 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 
     changed: dict[str, Any] = {"model": model, "steps": part.steps}
     if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
         changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
-    changed["data"] = base.data.model_copy(update={"tasks": part.tasks, "phases": part.phases or base.data.phases})
+    changed["data"] = (part.data or base.data).model_copy(update={"tasks": part.tasks})
     changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
     return base.model_copy(update=changed)
 
