@@ -1,7 +1,7 @@
 """`make table4`: which reward teaches what. The rows of the paper's Table 4 in the embedded world, and their page.
 
     python scripts/table4.py [--seeds 0 1 …] [--rows ROW …] [--set KEY=VALUE …]     resumable
-    python scripts/table4.py --page                                               the page alone, of what is finished
+    python scripts/table4.py --page [--machine TEXT]                              the page alone, of what is finished
 
 Each row and seed is a run of `unipic train tiny/table4-ROW` in RUNS/ROW-SEED. `unipic world judge` is started for the
 rows with a judge, and ended after them. What rows begin with alike is run once for each seed. The page,
@@ -136,8 +136,8 @@ def seeds_in(runs: Path) -> set[int]:
     return {int(name[2]) for name in names if name}
 
 
-def page(runs: Path, asked: Sequence[int]) -> str:
-    """asked: seeds; those of other runs that are there are told as well."""
+def page(runs: Path, asked: Sequence[int], machine: str = "") -> str:
+    """asked: seeds; those of other runs that are there are told as well. machine: in words, what it was run on."""
     seeds = sorted(seeds_in(runs) | set(asked))
     found = finished(runs, list(ROWS), seeds)
     if not found:
@@ -163,7 +163,7 @@ def page(runs: Path, asked: Sequence[int]) -> str:
         "behind the protocol of a real one, EditReward the tiny one that learnt that judge's scores, and GenEval's "
         "detector the world's verifier, strict. The row without reinforcement is what every run evaluates first. All "
         f"models were asked the same {judged['n']} items of each part of the world's test split ([how](../evals.md)), "
-        f"on {judged['device']} in {judged['dtype']}, {days}.",
+        f"on {judged['device']} in {judged['dtype']}, {days}.{f' {machine}.' if machine else ''}",
         "The paper, of real pictures, from none to EditReward + GenEval: GenEval 0.83 → 0.89, GEdit 6.31 → 6.59, "
         "DPG 83.68 → 84.36.",
         f"{cells} In brackets: 95 % intervals.",
@@ -220,8 +220,8 @@ def main(given: argparse.Namespace) -> None:
             if not finished(given.runs, [row], [seed]):
                 take_over(given.runs, row, seed, given.sets)
                 train(row, seed, run, given.sets)
-                write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
-    write_whole(given.results / "table4.md", page(given.runs, given.seeds).encode())
+                write_whole(given.results / "table4.md", page(given.runs, given.seeds, given.machine).encode())
+    write_whole(given.results / "table4.md", page(given.runs, given.seeds, given.machine).encode())
     print(given.results / "table4.md")
 
 
@@ -232,6 +232,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/table4"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--machine", default="", help="in words, what this is run on, for the page")
     parser.add_argument("--page", action="store_true", help="train nothing")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the judge ends, too
     try:
