@@ -1,26 +1,27 @@
 """Of which types of edit DiffusionNFT's gradient is signal: inner products between the gradients of different groups.
 
-    python benchmarks/gradient_types.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 12; 2 at least
+    python benchmarks/gradient_types.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 12; 3 at least
 
 Each type's gradient by itself, of groups whose scores are not all alike. `norm`: of one group's, root mean square.
-`signal`: the mean inner product of two groups' of different rollouts over their norms' product, which is the expected
-cosine between two groups; with groups of the same type, and with those of any other. The standard error is as if pairs
-of rollouts were independent. PART: of the recipe, from 1. No weights change.
+`signal`: the mean inner product of two groups' of different rollouts over the product of their norms, as the cosine
+between two groups would be if all were equally long; with groups of the same type, and of any other. Its error is the
+jackknife's, which leaves one rollout out. PART: of the recipe, from 1, and of edits. No weights change.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import torch
 from gradients import gradient  # beside this file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unipic.train.nft import NftConfig, NftStage
@@ -54,23 +55,48 @@ def by_type(stage: NftStage, rollout: int, processes: Processes) -> Iterator[Sum
             yield Summed(rollout, type, count, gradient(stage, update, processes) * update.terms)
 
 
-def norm(of: Sequence[Summed]) -> float:
-    """Of one group's gradient."""
-    return math.sqrt(sum(float(each.gradient.square().sum()) for each in of) / sum(each.groups for each in of))
+@dataclass(frozen=True)
+class Products:
+    """Inner products between sums of groups, N×N, and what they say of single groups. groups, types, rollouts: N."""
 
+    products: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    types: NDArray[np.str_]
+    rollouts: NDArray[np.int64]
 
-def signal(one: Sequence[Summed], other: Sequence[Summed]) -> str:
-    """The expected cosine between two groups, with its standard error. one: of a single type."""
-    own = norm(one)
-    norms = {type: norm([each for each in other if each.type == type]) for type in {each.type for each in other}}
-    apart = operator.lt if one is other else operator.ne  # each pair once
-    pairs = [(a, b) for a in one for b in other if apart(a.rollout, b.rollout)]
-    count = sum(a.groups * b.groups for a, b in pairs)
-    products = torch.tensor([float(a.gradient @ b.gradient) / (own * norms[b.type]) for a, b in pairs])
-    if len(products) < 2:
-        return "–"
-    error = float(products.std()) * math.sqrt(len(products)) / count
-    return f"{float(products.sum()) / count:.4f} ± {error:.4f}"
+    def without(self, rollout: int) -> Products:
+        """All but one rollout's."""
+        kept = self.rollouts != rollout
+        return Products(self.products[np.ix_(kept, kept)], self.groups[kept], self.types[kept], self.rollouts[kept])
+
+    def mean(self, one: str, other: str) -> tuple[float, int]:
+        """Of two groups of different rollouts: the sum of their inner products, and how many pairs there are."""
+        rows, columns = self.types == one, self.types == other
+        apart = (self.rollouts[:, None] != self.rollouts)[np.ix_(rows, columns)]
+        pairs = np.outer(self.groups[rows], self.groups[columns])
+        return float((self.products[np.ix_(rows, columns)] * apart).sum()), int((pairs * apart).sum())
+
+    def norm(self, type: str) -> float:
+        """Of one group's gradient: what groups of a rollout have in common, as those of different ones have, is out."""
+        own, (total, pairs) = self.types == type, self.mean(type, type)
+        count = self.groups[own]
+        common = total / pairs * (count * (count - 1)).sum() if pairs else 0.0
+        return math.sqrt(max(float(self.products[own, own].sum()) - common, 0.0) / count.sum())
+
+    def signal(self, one: str, others: list[str]) -> float:
+        """NaN where no two groups are of different rollouts."""
+        found = [(*self.mean(one, other), self.norm(one) * self.norm(other)) for other in others]
+        pairs = sum(count for _, count, _ in found)
+        return sum(total / norms for total, count, norms in found if count) / pairs if pairs else math.nan
+
+    def told(self, one: str, others: list[str]) -> str:
+        """The signal with its standard error."""
+        left = [self.without(rollout) for rollout in np.unique(self.rollouts)]
+        each = np.array(
+            [rest.signal(one, [t for t in others if t in rest.types]) for rest in left if one in rest.types]
+        )
+        error = math.sqrt((len(each) - 1) * float(each.var())) if len(each) else math.nan
+        return f"{self.signal(one, others):.4f} ± {error:.4f}"
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "12", *sets: str) -> None:
@@ -81,15 +107,19 @@ def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "12", *sets
     stage = NftStage(config)
     stage.place(processes)
     found = [each for rollout in range(int(rollouts)) for each in by_type(stage, rollout, processes)]
+    rows = torch.stack([each.gradient for each in found]).double()
+    columns = ([getattr(each, name) for each in found] for name in ("groups", "type", "rollout"))
+    products = Products((rows @ rows.T).cpu().numpy(), *map(np.array, columns))
     print(
         f"{recipe}, part {part} of {config.model} {' '.join(sets)}, {rollouts} rollouts of {config.batch} in "
         f"groups of {config.group}; {platform.machine()}, {torch.get_num_threads()} threads, {date.today()}\n"
     )
     print("| type | groups | norm | signal | with other types |\n|---|---|---|---|---|")
-    for type in sorted({each.type for each in found}):
-        own, others = ([e for e in found if (e.type == type) is same] for same in (True, False))
-        groups = sum(each.groups for each in own)
-        print(f"| {type} | {groups} | {norm(own):.2g} | {signal(own, own)} | {signal(own, others)} |", flush=True)
+    types = sorted({each.type for each in found})
+    for type in types:
+        groups = sum(each.groups for each in found if each.type == type)
+        own, others = products.told(type, [type]), products.told(type, [other for other in types if other != type])
+        print(f"| {type} | {groups} | {products.norm(type):.2g} | {own} | {others} |", flush=True)
 
 
 if __name__ == "__main__":

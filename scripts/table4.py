@@ -173,7 +173,7 @@ def page(runs: Path, asked: Sequence[int], machine: str = "") -> str:
         table(["rewards", "seed", "steps", *MEASURES, "edits, novel"], details(found)),
         "## Changes of the same items",
         "From none to the last model, item by item from the same noise: the mean over groups, with its 95 % interval, "
-        "which is narrower than those of the scores.",
+        "which is mostly narrower than those of the scores.",
         table(["rewards", "seed", *MEASURES], changes(found)),
         'Made from the runs\' own files by `make table4`, which goes on where it stopped; `SEEDS="0 1 2"` adds seeds.',
     ]
@@ -208,7 +208,9 @@ def changes(found: dict[tuple[str, int], Run]) -> list[list[str]]:
     rows = []
     for (row, seed), run in found.items():
         before, after = run.evaluations[0], run.evaluations[-1]
-        cells = [change_cell(change(before.of_each(part), after.of_each(part))) for part in MEASURES.values()]
+        asked = [before.of(part) and after.of(part) for part in MEASURES.values()]
+        both = [(before.of_each(part), after.of_each(part)) for part in MEASURES.values()]
+        cells = [change_cell(change(*own)) if there else "–" for there, own in zip(asked, both, strict=True)]
         rows.append([ROWS[row], str(seed), *cells])
     return rows
 

@@ -18,6 +18,7 @@ from unipic.models.find import find_model
 from unipic.models.kontext import load_transformer
 from unipic.models.lora import merge_lora
 from unipic.train import pdtr
+from unipic.train.batches import WorldConfig
 from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import AnyConfig, run_recipe
 
@@ -84,12 +85,26 @@ def test_a_part_s_own_rewards_are_in_place_of_those_in_common() -> None:
     assert first.model_copy(update={k: getattr(second, k) for k in ("rewards", "steps", "data")}) == second
 
 
-def test_a_part_s_own_data_is_in_place_of_that_in_common() -> None:
+def test_a_part_s_own_sources_and_phases_are_in_place_of_those_in_common() -> None:
     own = {"phases": [{"resolution": 80}], "sources": [{"kind": "world", "types": {"extract": 1}}]}
-    config = recipe(parts=[RAW["parts"][0] | {"data": own}, RAW["parts"][1]])
+    config = recipe(parts=[RAW["parts"][0] | own, RAW["parts"][1]])
     first, second = (part_config(config, part, "a").data for part in config.parts)
-    assert (first.phases[0].resolution, first.sources[0].types, first.tasks) == (80, {"extract": 1}, ("edit",))
-    assert (second.phases[0].resolution, second.sources[0].types, second.tasks) == (64, None, ("generate",))
+    assert (first.phases[0].resolution, first.sources[0], first.tasks) == (
+        80,
+        WorldConfig(types={"extract": 1}),
+        ("edit",),
+    )
+    assert (second.phases[0].resolution, second.sources[0], second.tasks) == (64, WorldConfig(), ("generate",))
+
+
+@pytest.mark.parametrize(
+    "data", [{"phases": [{"step": 5, "resolution": 64}]}, {"sources": [{"kind": "folder", "path": "/nowhere"}]}]
+)
+def test_what_is_wrong_with_a_later_part_s_data_is_said_at_once(data: dict[str, Any], tmp_path: Path) -> None:
+    config = recipe(parts=[RAW["parts"][0], RAW["parts"][1] | data])
+    with pytest.raises(BadInput, match=r"phases|nowhere"):
+        run_recipe(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "1-edit").exists()
 
 
 def test_all_of_the_benchmark_is_asked_unless_parts_are_named() -> None:

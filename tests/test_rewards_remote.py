@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -94,6 +95,19 @@ def process(*command: str, **environment: str) -> Iterator[tuple[subprocess.Pope
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def unanswered() -> Iterator[str]:
+    """An address where no connect is answered, as of a machine that is off: its queue is full."""
+    with socket.socket() as deaf, ExitStack() as queue:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        yield f"http://127.0.0.1:{deaf.getsockname()[1]}"
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -311,6 +325,36 @@ def test_servers_with_different_rewards_are_refused() -> None:
         pytest.raises(BadInput, match="start them alike"),
     ):
         RemoteReward([one, other]).score(pictures(40))
+
+
+def test_nothing_is_sent_before_every_server_has_said_what_its_reward_is() -> None:
+    scored = First()
+    late = reward_app(First(), "world 2")
+
+    @late.middleware("http")
+    async def slowly(request: Any, answer: Any) -> Any:
+        await asyncio.sleep(1)
+        return await answer(request)
+
+    with (
+        scoring(scored, "world 1") as one,
+        serving(late) as other,
+        pytest.raises(BadInput, match="start them alike"),
+    ):
+        RemoteReward([one, other]).score(pictures(40))
+    assert scored.most == 0
+
+
+def test_a_server_that_cannot_be_reached_holds_up_no_call_but_the_first() -> None:
+    """Its machine is off: nothing answers a connect."""
+    with scoring(First()) as well, unanswered() as away:
+        reward = RemoteReward([well, away])
+        reward.score(pictures(4))
+        for server in reward.servers:
+            server.rests_until = 0.0  # so that it is asked again during the next call
+        start = time.monotonic()
+        assert reward.score(pictures(4)) == reds(pictures(4))
+        assert time.monotonic() - start < 2
 
 
 # --- servers that answer something else -------------------------------------------------------------------------------
@@ -703,6 +747,17 @@ def test_the_server_scores_as_many_requests_as_a_client_sends() -> None:
     assert RemoteRewardConfig.model_fields["concurrency"].default == sent
     for server in (serve.reward_app, serve.serve_reward, cli.serve_reward):
         assert inspect.signature(server).parameters["workers"].default == sent
+
+
+def test_a_header_has_an_end() -> None:
+    """Also where uvicorn finds a parser that sets none: it comes before the key."""
+    with process("-m", "unipic.cli", "serve-reward", "world", "--port", "0") as (_, address):
+        assert httpx.get(f"{address}/health", headers={"x": "y" * 1000}).status_code == 200
+        try:
+            status = httpx.get(f"{address}/health", headers={"x": "y" * 1_000_000}).status_code
+        except httpx.TransportError:  # it hangs up on what is still coming
+            status = 400
+        assert status == 400
 
 
 def test_a_host_that_is_not_ours_is_told_apart_from_a_port_that_is_taken() -> None:

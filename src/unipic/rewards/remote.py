@@ -131,7 +131,8 @@ class _Call:
 
     def _watched(self, portions: Sequence[Sequence[Sample]]) -> list[float | None]:
         count = min(self.reward.concurrency + AHEAD, len(portions))
-        with ThreadPoolExecutor(count) as pool, ThreadPoolExecutor(len(self.reward.servers)) as looking:
+        looking = ThreadPoolExecutor(len(self.reward.servers))
+        with ThreadPoolExecutor(count) as pool:
             looks: dict[Server, Future[None]] = {}
             requests = [pool.submit(self._scores, portion) for portion in portions]
             try:
@@ -150,6 +151,7 @@ class _Call:
             finally:
                 self.turns.end()
                 pool.shutdown(wait=False, cancel_futures=True)
+                looking.shutdown(wait=False, cancel_futures=True)  # nothing ends a connect before its time
                 self.connections.hang_up(float("inf"))
 
     def _scores(self, samples: Sequence[Sample]) -> list[float | None]:
@@ -198,6 +200,7 @@ class _Call:
             if status != 200 or health.get("status") != "ok":
                 raise BadAnswer(f"its /health is none of a reward server's (status {status})")
         except (NoAnswer, BadAnswer) as error:
-            self.turns.unwell(server, str(error))
+            if not self.over.is_set():  # else it is this call that hung up
+                self.turns.unwell(server, str(error))
         else:
             self.turns.healthy(server, health.get("reward"))

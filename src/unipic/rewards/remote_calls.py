@@ -43,7 +43,7 @@ class Connections:
         self.waiting: dict[socket.socket, float] = {}  # for an answer, until when
 
     def close(self) -> None:
-        for connection in self.kept.values():
+        for connection in list(self.kept.values()):
             connection.close()
 
     def hang_up(self, now: float) -> None:

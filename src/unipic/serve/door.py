@@ -77,7 +77,13 @@ def listen(app: FastAPI, host: str, port: int, what: str, path: str = "") -> Non
     address = f"[{host}]" if ":" in host else host
     log.info("%s listens at http://%s:%d%s", what, address, listening.getsockname()[1], path)
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=1
+        app,
+        http="h11",  # httptools, which uvicorn prefers where it is installed, takes headers of any size, before the key
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
     )
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -134,7 +134,7 @@ def serve_judge(
     faults: Faults | None = None,
     ledger: Path | None = None,
 ) -> None:
-    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises UnipicError if it is taken."""
+    """Serve until interrupted. port: 0 takes a free one. Logs the address. Raises as `door.listen` does."""
     app = judge_app(api_key=api_key, faults=faults, ledger=ledger)
     # Dropped connections end so, and on purpose.
     logging.getLogger("uvicorn.error").addFilter(lambda r: "ASGI callable returned without" not in r.getMessage())

@@ -72,6 +72,9 @@ class FolderConfig(Strict):
         return FolderSource(self.path, seed)
 
 
+AnySource = Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")]
+
+
 class Phase(Strict):
     """From a step on, pictures of at most resolution² pixels."""
 
@@ -87,7 +90,7 @@ class DataConfig(Strict):
     grows without limit. With neither, all is encoded whenever it comes, a forward's samples together.
     """
 
-    sources: tuple[Annotated[WorldConfig | FolderConfig, Field(discriminator="kind")], ...] = (WorldConfig(),)
+    sources: tuple[AnySource, ...] = (WorldConfig(),)
     tasks: tuple[Task, ...] = ("generate", "edit")
     phases: tuple[Phase, ...] = (Phase(resolution=128),)
     cache_gb: Annotated[float, Field(ge=0)] = 1.0

@@ -31,7 +31,7 @@ from unipic.pictures import load
 from unipic.report import Page, Picture
 from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
-from unipic.train.batches import DataConfig
+from unipic.train.batches import AnySource, Batches, Phase
 from unipic.train.disk import refusals
 from unipic.train.grpo import GrpoConfig, GrpoStage
 from unipic.train.lines import read_lines
@@ -52,14 +52,15 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 class PartConfig(Strict):
     """tasks: take turns in this order; one may be there several times.
 
-    rewards, held_out, data (but for its tasks): in place of those of `grpo`.
+    rewards, held_out, and of its data sources and phases: in place of those of `grpo`.
     """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     rewards: Rewards | None = None
     held_out: Rewards | None = None
-    data: DataConfig | None = None
+    sources: Annotated[tuple[AnySource, ...], Field(min_length=1)] | None = None
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
 
 
 class EvaluateConfig(Strict):
@@ -91,8 +92,11 @@ class PdtrConfig(Strict):
 def reinforce(config: PdtrConfig, run: Path) -> Path:
     """All parts in turn, each from the model that the one before it made. Returns the folder of the last model.
 
-    Raises BadInput for a part that has begun with another recipe, or from other weights than its model has now.
+    Raises BadInput for data that cannot be drawn from, and for a part that has begun with another recipe, or from other
+    weights than its model has now.
     """
+    for part in config.parts:  # what is wrong with a later one's data is not to be found after hours
+        Batches(part_config(config, part, config.grpo.model).data, config.grpo.seed, 1, None)
     patience = PATIENCE if config.evaluate else None
     with closing(Processes(config.grpo.device, config.grpo.dtype, patience)) as processes:
         scores = dict[str, dict[str, Any]]()
@@ -129,7 +133,8 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 
     changed: dict[str, Any] = {"model": model, "steps": part.steps}
     if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
         changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
-    changed["data"] = (part.data or base.data).model_copy(update={"tasks": part.tasks})
+    own = {key: value for key in ("sources", "phases") if (value := getattr(part, key)) is not None}
+    changed["data"] = base.data.model_copy(update={**own, "tasks": part.tasks})
     changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
     return base.model_copy(update=changed)
 
