@@ -14,18 +14,14 @@ import statistics
 import sys
 from datetime import date
 from itertools import combinations
-from typing import Any
 
 import torch
-from gradients import gradient, mean_of  # beside this file
+from gradients import gradient, mean_of, stage_of_part  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from unipic.train.flow_loss import TimesConfig
-from unipic.train.nft import NftConfig, NftStage
-from unipic.train.pdtr import part_config
-from unipic.train.processes import Processes
-from unipic.train.stages import read
+from unipic.train.nft import NftConfig
 
 LEVELS = (0.15, 0.4, 0.65, 0.85, 0.94, 0.97, 0.99)
 
@@ -35,12 +31,8 @@ def at_level(config: NftConfig, level: float) -> NftConfig:
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
-    whole: Any = read(recipe, sets)
-    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
-    config = NftConfig.model_validate({**asked.model_dump(), "updates": 1, "levels": 1})
-    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
-    stage = NftStage(config)
-    stage.place(processes)
+    stage, processes = stage_of_part(recipe, part, sets, levels=1)
+    config = stage.config
     measured = dict[float, list[Tensor]]()
     for step in range(int(rollouts)):
         (update,) = stage.rollout(stage.batch(step, range(config.batch)), step, processes)

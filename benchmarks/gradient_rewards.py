@@ -15,20 +15,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import combinations, permutations
-from typing import Any
 
 import torch
-from gradients import gradient, mean_of  # beside this file
+from gradients import gradient, mean_of, stage_of_part  # beside this file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from unipic.rewards.reward import Sample, WeightedSum
 from unipic.rewards.world import WorldReward
-from unipic.train.nft import NftConfig, NftStage
-from unipic.train.pdtr import part_config
+from unipic.train.nft import NftStage
 from unipic.train.policy import advantages
 from unipic.train.processes import Processes
-from unipic.train.stages import read
 
 SCORE = "score"
 REWARDS = {SCORE: WorldReward(), **{mark: WorldReward(mark=mark) for mark in ("sc", "pq", "clean", "near")}}
@@ -61,12 +58,8 @@ def gradients(stage: NftStage, step: int, processes: Processes) -> Iterator[tupl
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
-    whole: Any = read(recipe, sets)
-    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
-    config = NftConfig.model_validate({**asked.model_dump(), "updates": 1, "beta": 0})  # KL has none at the start
-    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
-    stage = NftStage(config)
-    stage.place(processes)
+    stage, processes = stage_of_part(recipe, part, sets, beta=0)  # KL has none at the start
+    config = stage.config
     found = dict[str, list[Tensor]]()
     for step in range(int(rollouts)):
         for name, row in gradients(stage, step, processes):

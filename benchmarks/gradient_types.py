@@ -16,18 +16,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 import torch
-from gradients import gradient  # beside this file
+from gradients import gradient, stage_of_part  # beside this file
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unipic.train.nft import NftConfig, NftStage
-from unipic.train.pdtr import part_config
+from unipic.train.nft import NftStage
 from unipic.train.processes import Processes
-from unipic.train.stages import read
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Products:
         kept = self.rollouts != rollout
         return Products(self.products[np.ix_(kept, kept)], self.groups[kept], self.types[kept], self.rollouts[kept])
 
-    def mean(self, one: str, other: str) -> tuple[float, int]:
+    def between(self, one: str, other: str) -> tuple[float, int]:
         """Of two groups of different rollouts: the sum of their inner products, and how many pairs there are."""
         rows, columns = self.types == one, self.types == other
         apart = (self.rollouts[:, None] != self.rollouts)[np.ix_(rows, columns)]
@@ -78,16 +75,16 @@ class Products:
 
     def norm(self, type: str) -> float:
         """Of one group's gradient: what groups of a rollout have in common, as those of different ones have, is out."""
-        own, (total, pairs) = self.types == type, self.mean(type, type)
+        own, (total, pairs) = self.types == type, self.between(type, type)
         count = self.groups[own]
         common = total / pairs * (count * (count - 1)).sum() if pairs else 0.0
         return math.sqrt(max(float(self.products[own, own].sum()) - common, 0.0) / count.sum())
 
     def signal(self, one: str, others: list[str]) -> float:
         """NaN where no two groups are of different rollouts."""
-        found = [(*self.mean(one, other), self.norm(one) * self.norm(other)) for other in others]
+        found = [(*self.between(one, other), self.norm(one) * self.norm(other)) for other in others]
         pairs = sum(count for _, count, _ in found)
-        return sum(total / norms for total, count, norms in found if count) / pairs if pairs else math.nan
+        return sum(total / (norms or math.nan) for total, count, norms in found if count) / pairs if pairs else math.nan
 
     def told(self, one: str, others: list[str]) -> str:
         """The signal with its standard error."""
@@ -100,12 +97,8 @@ class Products:
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "12", *sets: str) -> None:
-    whole: Any = read(recipe, sets)
-    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
-    config = NftConfig.model_validate({**asked.model_dump(), "updates": 1, "beta": 0})  # KL has none at the start
-    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
-    stage = NftStage(config)
-    stage.place(processes)
+    stage, processes = stage_of_part(recipe, part, sets, beta=0)  # KL has none at the start
+    config = stage.config
     found = [each for rollout in range(int(rollouts)) for each in by_type(stage, rollout, processes)]
     rows = torch.stack([each.gradient for each in found]).double()
     columns = ([getattr(each, name) for each in found] for name in ("groups", "type", "rollout"))

@@ -24,9 +24,11 @@ from torch.nn.functional import cosine_similarity
 
 from unipic.config import read_recipe, resolve
 from unipic.train.loop import Update
+from unipic.train.nft import NftConfig, NftStage
+from unipic.train.pdtr import part_config
 from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
-from unipic.train.stages import AnyConfig, stage_of
+from unipic.train.stages import AnyConfig, read, stage_of
 
 
 def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
@@ -39,6 +41,16 @@ def gradient(stage: Any, update: Update, processes: Processes) -> Tensor:
             losses = stage.losses(micro, Draws(stage.config.seed, micro.numbers, processes.device))
         (losses.sum() / update.terms).backward()
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+
+
+def stage_of_part(recipe: str, part: str, sets: Sequence[str], **changes: Any) -> tuple[NftStage, Processes]:
+    """Of a PDTR recipe, ready to roll out, one update a rollout. part: from 1. changes: of its settings."""
+    whole: Any = read(recipe, sets)
+    asked = part_config(whole, whole.parts[int(part) - 1], whole.grpo.model, int(part))
+    processes = Processes("cuda" if torch.cuda.is_available() else "cpu", "auto")
+    stage = NftStage(NftConfig.model_validate({**asked.model_dump(), "updates": 1, **changes}))
+    stage.place(processes)
+    return stage, processes
 
 
 def mean_of(cosines: Sequence[float]) -> str:

@@ -44,6 +44,7 @@ from unipic.rewards.remote_calls import Connections, NoAnswer
 from unipic.rewards.reward import Reward, Sample
 from unipic.rewards.world import WorldReward
 from unipic.serve import reward as serve
+from unipic.serve.judge import serve_judge
 from unipic.serve.reward import reward_app
 from unipic.world import edits, language
 from unipic.world.render import render
@@ -764,6 +765,8 @@ def test_a_host_that_is_not_ours_is_told_apart_from_a_port_that_is_taken() -> No
     for host in ("no-such-host.invalid", "192.0.2.1", "a" * 300, "::g"):
         with pytest.raises(BadInput, match="give --host an address of this machine"):
             serve.serve_reward(First(), "first", host, 0)
+        with pytest.raises(BadInput, match="give --host an address of this machine"):
+            serve_judge(host, 0)
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(UnipicError, match="choose another port"),
