@@ -78,11 +78,14 @@ def test_each_part_is_a_run_from_the_model_before_it(run: Path) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
-def test_a_part_s_own_rewards_are_in_place_of_those_in_common() -> None:
-    config = recipe(parts=[RAW["parts"][0] | {"rewards": {"right": {"kind": "world"}}}, RAW["parts"][1]])
+def test_a_part_s_own_rewards_and_beta_are_in_place_of_those_in_common() -> None:
+    own = {"rewards": {"right": {"kind": "world"}}, "beta": 0.0}
+    config = recipe(parts=[RAW["parts"][0] | own, RAW["parts"][1]])
     first, second = (part_config(config, part, "a") for part in config.parts)
     assert (set(first.rewards), set(second.rewards)) == ({"right"}, {"bright"})
-    assert first.model_copy(update={k: getattr(second, k) for k in ("rewards", "steps", "data")}) == second
+    assert (first.beta, second.beta) == (0.0, config.grpo.beta)
+    assert config.grpo.beta > 0
+    assert first.model_copy(update={k: getattr(second, k) for k in ("rewards", "beta", "steps", "data")}) == second
 
 
 def test_a_part_s_own_sources_and_phases_are_in_place_of_those_in_common() -> None:

@@ -52,13 +52,14 @@ BenchmarkPart = Literal["geneval", "edit", "dense", "understanding"]
 class PartConfig(Strict):
     """tasks: take turns in this order; one may be there several times.
 
-    rewards, held_out, and of its data sources and phases: in place of those of `grpo`.
+    rewards, held_out, beta, and of its data sources and phases: in place of those of `grpo`.
     """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     rewards: Rewards | None = None
     held_out: Rewards | None = None
+    beta: Annotated[float, Field(ge=0)] | None = None
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)] | None = None
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
 
@@ -133,10 +134,12 @@ def part_config(config: PdtrConfig, part: PartConfig, model: str, number: int = 
     changed: dict[str, Any] = {"model": model, "steps": part.steps}
     if number > 1:  # other prompts and noise than in a part before, or in a run with another seed
         changed["seed"] = int(np.random.SeedSequence([base.seed, number]).generate_state(1)[0])
-    own = {key: value for key in ("sources", "phases") if (value := getattr(part, key)) is not None}
-    changed["data"] = base.data.model_copy(update={**own, "tasks": part.tasks})
-    changed |= {key: value for key in ("rewards", "held_out") if (value := getattr(part, key)) is not None}
-    return base.model_copy(update=changed)
+
+    def own(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(part, name)) is not None}
+
+    changed["data"] = base.data.model_copy(update=own("sources", "phases") | {"tasks": part.tasks})
+    return base.model_copy(update=changed | own("rewards", "held_out", "beta"))
 
 
 def _taken_up(config: GrpoConfig, folder: Path, number: int) -> bool:
