@@ -2,10 +2,10 @@
 
     python benchmarks/bandit.py [SEEDS] [VARIANT …]
 
-A small model has learnt four pictures of each prompt, one as likely as another; a seed says which is the best. The
-reward is 1 for it, and less for each pixel that is farther from it. A run has got there when a rollout's mean is 0.95
-of the optimum, which is what the best pictures get after the autoencoder. Seconds are the processor's. The model is
-made in runs/bandit first, in some minutes.
+A small model has learnt four pictures of each prompt until one is about as likely as another; a seed says which is the
+best. The reward is 1 for it, and less for each pixel that is farther from it. A run has got there when a rollout's mean
+is 0.95 of the optimum, which is what the best pictures get after the autoencoder. Seconds are the processor's. The
+model is made in runs/bandit first, in some minutes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ from unipic.world.scene import Object, Scene
 from unipic.world.verify import closeness
 
 SHAPES, GROUNDS = ("circle", "square"), ("mint", "rose", "sky", "lavender")
+SIDE = 64  # of pictures, px
 FADES = 40  # grey levels at which a pixel counts e⁻¹
 SHARE, UPDATES = 0.95, 100
 PRETRAINING: dict[str, Any] = {
     "stage": "kontext",
-    "steps": 400,
+    "steps": 800,
     "batch": 16,
     "noises": 4,
     "times": {"shift": 1},
@@ -103,8 +104,7 @@ def arms(folder: Path) -> Path:
         write_manifest(new, find_model("tiny-kontext").defaults)
         new.rename(blank)
     pictures = pictures_of(folder / "pictures", itertools.product(SHAPES, GROUNDS))
-    data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
-    train(stage_from(PRETRAINING | {"model": str(blank), "data": data}), folder / "run")
+    train(stage_from(PRETRAINING | {"model": str(blank), "data": data_of(pictures)}), folder / "run")
     return folder / "run" / "model"
 
 
@@ -113,11 +113,16 @@ def pictures_of(folder: Path, drawn: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for shape, ground in drawn:
-        scene = Scene(64, 64, ground, "light", (Object(shape, "blue", "large", "filled", 32, 32),))
+        scene = Scene(SIDE, SIDE, ground, "light", (Object(shape, "blue", "large", "filled", SIDE // 2, SIDE // 2),))
         render(scene).save(folder / f"{shape}-{ground}.png")
         lines.append({"image": f"{shape}-{ground}.png", "text": f"a {shape}"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def data_of(pictures: Path) -> dict[str, Any]:
+    source = {"kind": "folder", "path": str(pictures)}
+    return {"sources": [source], "tasks": ["generate"], "phases": [{"resolution": SIDE}]}
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ def solve(model: Path, folder: Path, seed: int, changes: Sequence[str] = ()) -> 
     """Learn until the best pictures are found, or for UPDATES updates."""
     best = np.random.default_rng(seed).choice(GROUNDS, len(SHAPES))
     pictures = pictures_of(folder / f"best-{seed}", zip(SHAPES, best, strict=True))
-    data = {"sources": [{"kind": "folder", "path": str(pictures)}], "tasks": ["generate"]}
-    stage = stage_from(REINFORCEMENT | {"model": str(model), "seed": seed, "data": data}, changes)
+    raw = REINFORCEMENT | {"model": str(model), "seed": seed, "data": data_of(pictures)}
+    stage = stage_from(raw, changes)
     one, share = Processes("cpu", "fp32"), range(stage.config.batch)
     stage.place(one)
     prompts = stage.batch(0, share)[0].prompts

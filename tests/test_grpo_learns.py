@@ -41,7 +41,7 @@ def test_the_alarm_is_for_the_hackable_reward_alone(reward: str, seed: int, tmp_
     """Brighter pictures show less and less of what their prompts say."""
     source = {"kind": "world", "texts": {"prompt": 1}}
     data = {"sources": [source], "tasks": ["generate"], "phases": [{"resolution": 64}]}
-    raw = {"model": "tiny-kontext", "steps": 40, "seed": seed, "data": data, "rewards": {"it": {"kind": reward}}}
+    raw = {"model": "tiny-kontext-base", "steps": 40, "seed": seed, "data": data, "rewards": {"it": {"kind": reward}}}
     raw |= {"held_out": {"strict": {"kind": "world", "soft": False}}, "log_every": 1, "batch": 32, "group": 16}
     raw |= {"sampler": {"steps": 6, "trained": 5, "guidance_scale": 2}}
     optimizer = bandit.REINFORCEMENT["optimizer"] | {"lr": 3e-3}

@@ -352,6 +352,7 @@ def kill_until_done(run: Path, folder: Path, duration: float, chance: random.Ran
         kills, within = kills + 1, within + (bool(lines) and lines[-1].endswith("begun\n"))
 
 
+NFT = GRPO | {"stage": "nft", "sampler": {"steps": 3, "trained": 3}, "levels": 2}
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
@@ -362,6 +363,7 @@ SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
         pytest.param(KONTEXT, 30, id="kontext-often", marks=SLOW),
         pytest.param(GRPO, 3, id="grpo"),
         pytest.param(GRPO, 20, id="grpo-often", marks=SLOW),
+        pytest.param(NFT, 20, id="nft-often", marks=SLOW),
     ],
 )
 def test_kills_at_random_moments_change_no_bit(raw: dict[str, Any], wanted: int, tmp_path: Path) -> None:
