@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unipic.train.log import RunLog
+from unipic.train.log import ALARM, RunLog
 from unipic.train.watch import WINDOW, Watch
 
 
@@ -68,6 +68,23 @@ def test_tasks_in_turn_are_watched_each_by_itself(tmp_path: Path) -> None:
     alone = logged(tmp_path / "alone", ["generate"], [])
     assert alone
     assert 0 < min(both) <= 2 * min(alone)
+
+
+def test_the_first_alarm_is_said_at_once_and_above_all_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr once, and on the run's page, which is written then."""
+    pages = []
+    report = RunLog.report
+    monkeypatch.setattr(RunLog, "report", lambda log: (report(log), pages.append(log.step)))
+    alarms = logged(tmp_path / "run", ["generate"], [])
+    assert pages[0] == alarms[0]
+    assert len(pages) == 2  # and at the end
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Alarm" in line]
+    assert line == f"{tmp_path / 'run'}, step {alarms[0]}: {ALARM}"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.index(ALARM) < page.index("<svg")
+    assert page.index(">Alarms<") < page.index("<svg")
 
 
 def test_a_stop_changes_no_alarm(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from unipic.config import Strict
+from unipic.data.source import Task
+from unipic.errors import BadInput
+from unipic.models.find import find_model, find_part
 from unipic.rewards.brightness import BrightnessReward
 from unipic.rewards.geneval import CLIP, DETECTOR, GenevalReward
 from unipic.rewards.judge import JudgeRewardConfig
@@ -112,6 +115,32 @@ RewardConfig = Annotated[
 ]
 Rewards = dict[str, RewardConfig]
 """By a name of the user's"""
+
+
+MAY_BE_AWAY = (JudgeRewardConfig, RemoteRewardConfig)  # what has no score of theirs may have one later
+
+
+def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> None:
+    """Raise BadInput for what they need that is not there, and for what never scores one of the tasks.
+
+    Loads no model, and asks no server.
+    """
+    for name, reward in rewards.items():
+        match reward:
+            case EditRewardConfig():
+                find_model(reward.model)
+            case GenevalRewardConfig():
+                find_part(reward.detector, "detector")
+                find_part(reward.clip, "clip")
+            case _:
+                reward.open()
+        if "generate" in tasks and _of_edits_alone(reward):
+            where = f"rewards: {name}; tasks: {', '.join(tasks)}"
+            raise BadInput("this reward is of edits alone", where, "give another one to what is generated")
+
+
+def _of_edits_alone(reward: RewardConfig) -> bool:
+    return reward.kind == "edit_reward" or (reward.kind == "world" and reward.mark == "sc")
 
 
 def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:

@@ -21,7 +21,7 @@ from unipic.models.kontext import load_transformer
 from unipic.models.metaquery import Conditioner
 from unipic.models.mllm import load_mllm
 from unipic.models.placement import DTYPES
-from unipic.train.batches import DataConfig
+from unipic.train.batches import PromptsConfig
 from unipic.train.dit import wrong_kind
 from unipic.train.metaquery import MetaQueryConfig, MetaQueryStage
 from unipic.train.optim import Tensors
@@ -47,7 +47,7 @@ class AlignConfig(MetaQueryConfig):
     model: str
     mllm: str
     connector: ConnectorConfig = ConnectorConfig()
-    data: DataConfig = DataConfig(tasks=("generate",))
+    data: PromptsConfig = PromptsConfig()
 
 
 class AlignStage(MetaQueryStage):

@@ -97,6 +97,12 @@ class DataConfig(Strict):
     cache_dir: str | None = None
 
 
+class PromptsConfig(DataConfig):
+    """Without edits, unless a recipe asks for them."""
+
+    tasks: tuple[Task, ...] = ("generate",)
+
+
 @dataclass(frozen=True)
 class Pictures(Micro):
     """Samples with pictures. pixels: B×3×H×W, and of each reference, in grey levels 0 to 255.

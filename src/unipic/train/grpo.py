@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 from pydantic import Field, model_validator
@@ -26,7 +26,8 @@ from unipic.models.find import find_model
 from unipic.models.kontext import KontextTransformer
 from unipic.models.spec import ModelSpec
 from unipic.models.text import T5_LENGTH
-from unipic.rewards.configs import Rewards, opened
+from unipic.rewards.configs import MAY_BE_AWAY, Rewards, opened
+from unipic.rewards.configs import check as check_rewards
 from unipic.rewards.reward import Sample, Scores
 from unipic.train.batches import Batches, pictures_of
 from unipic.train.dit import DitConfig
@@ -43,6 +44,22 @@ from unipic.train.processes import Processes
 from unipic.train.randomness import Draws
 from unipic.train.rollout import Given, Sampler, SamplerConfig, Trajectory, joined
 from unipic.types import Condition
+
+
+class AdamConfig(OptimizerConfig):
+    """As the paper's §4.1 has it for reinforcement; a recipe that names some of it keeps the rest."""
+
+    lr: Annotated[float, Field(gt=0, le=100)] = 3e-4
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class RareEmaConfig(EmaConfig):
+    """As the reference implementation has it."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    every: Annotated[int, Field(ge=1)] = 8
 
 
 class GrpoConfig(DitConfig):
@@ -76,8 +93,8 @@ class GrpoConfig(DitConfig):
     guard: bool = False
     beta: Annotated[float, Field(ge=0)] = 0.04
     kl: Literal["reference", "exact"] = "reference"
-    optimizer: OptimizerConfig = OptimizerConfig(lr=3e-4, betas=(0.9, 0.999), weight_decay=0.0, schedule="constant")
-    ema: EmaConfig | None = EmaConfig(decay=0.9, every=8)
+    optimizer: AdamConfig = AdamConfig()
+    ema: RareEmaConfig | None = RareEmaConfig()
     rewards: Annotated[Rewards, Field(min_length=1)]
     held_out: Rewards = Field(default_factory=dict)
 
@@ -91,7 +108,7 @@ class GrpoConfig(DitConfig):
             raise ValueError("cells and weigh_changes are of learning from pictures that are given, not from rewards")
         if self.noises > 1:
             raise ValueError("noises are of learning from pictures that are given, not from rewards")
-        if self.sampler.trained > self.sampler.steps:
+        if self.sampler.trained > self.sampler.steps and self.stage == "grpo":
             raise ValueError(f"{self.sampler.trained} steps cannot be learnt from where there are {self.sampler.steps}")
         if self.sampler.kind == "cps" and self.sampler.trained == self.sampler.steps and self.stage == "grpo":
             raise ValueError("with cps the last step has no noise, and nothing can be learnt from it")
@@ -136,7 +153,7 @@ class GrpoStage:
 
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
-        self.base = _base(config)
+        self.base = checked(config)
         self.groups = Batches(config.data, config.seed, config.batch // config.group, None)
         self.rewards, self.held_out = opened(config.rewards), opened(config.held_out)
         self.notes = Notes(config.rewards, config.held_out)
@@ -181,15 +198,22 @@ class GrpoStage:
         rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
         everyone = torch.tensor(processes.gathered(rewards)).view(-1, self.config.group)
         if everyone.isnan().all():
-            what = f"none of the {everyone.numel()} pictures of a rollout got a score"
-            mend = "see whether these rewards score this task, and are there; the same command goes on"
-            raise TryLater(what, f"rewards: {', '.join(self.config.rewards)}; task: {self.task}", mend)
+            self._refuse(everyone.numel())
         compared = advantages(everyone, self.config.advantage, self.config.advantage_limit)
         self.notes.rollout(scored, everyone, compared, _by_prompt(groups.of, trajectory.end))
         share = processes.share(self.config.batch)
         own = compared.flatten()[share]
         self.rolled = Rolled(given, trajectory, own.to(self.device))
         return [self.update(groups, own, share.start, number, processes) for number in range(self.config.updates)]
+
+    def _refuse(self, count: int) -> NoReturn:
+        """That a rollout's pictures have no score."""
+        rewards = self.config.rewards
+        what = f"none of the {count} pictures of a rollout got a score"
+        where = f"rewards: {', '.join(rewards)}; task: {self.task}"
+        if any(isinstance(reward, MAY_BE_AWAY) for reward in rewards.values()):
+            raise TryLater(what, where, "see whether they score this task, and are there; the same command goes on")
+        raise BadInput(what, where, "give rewards that score this task and these data")
 
     def noisy(self, step: int) -> range:
         """The levels of a rollout whose steps are random."""
@@ -318,6 +342,13 @@ class GrpoStage:
 def _by_prompt(of: Sequence[int], latents: Tensor) -> list[Tensor]:
     """The latents of each prompt's samples."""
     return [latents[[i for i, own in enumerate(of) if own == prompt]] for prompt in sorted(set(of))]
+
+
+def checked(config: GrpoConfig) -> KontextStage | JointStage:
+    """Its base, none of whose weights is loaded yet. Raises BadInput for what it would not train with."""
+    check_rewards(config.rewards, config.data.tasks)
+    check_rewards(config.held_out)
+    return _base(config)
 
 
 def _base(config: GrpoConfig) -> KontextStage | JointStage:

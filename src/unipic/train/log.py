@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ SETTLED = 50  # losses, before there is a usual one
 SMOOTHED = ("loss", "grad_norm")  # curves that are drawn smoothed over themselves
 GRIDS = f"step_{'[0-9]' * 8}.png"
 ALARM = (
-    "**Alarm**: the reward that is trained on rises while the one that is held out falls. The model has found a way to "
+    "Alarm: the reward that is trained on rises while the one that is held out falls. The model has found a way to "
     "please the reward that was not meant; look at the pictures, and stop here or before."
 )
 GAP = 4  # pixels between the pictures of a grid
@@ -62,6 +63,7 @@ class RunLog:
             if not start:
                 (run / "wandb_id.txt").unlink(missing_ok=True)
         self.watches: dict[str, Watch] = {}  # by the step's task: rewards of one are no measure of another's
+        self.alarmed = False  # since the run was taken up
         for line in read_lines(self.path) if first else ():
             self._alarming(line)
         self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
@@ -104,6 +106,10 @@ class RunLog:
             self.step, self.since = step, now
             line = {**record, "samples_per_s": round(speed, 2)}
             append_line(self.path, line)
+            if "alarm" in record and not self.alarmed:
+                self.alarmed = True
+                self.bar.write(f"{self.run}, step {step}: {ALARM}", file=sys.stderr)
+                self.report()
             for tracker in self.trackers:
                 tracker.add(step, {k: v for k, v in line.items() if isinstance(v, float)})
             self.bar.set_postfix(loss=f"{self.loss or loss:.4f}", samples=f"{speed:.1f}/s", refresh=False)
@@ -141,6 +147,10 @@ class RunLog:
             return
         lines = [line for line in read_lines(self.path) if isinstance(line.get("step"), int)]
         page = Page(f"{self.config.stage}: {self.run.name}")
+        if alarms := [line for line in lines if line.get("alarm")]:
+            page.text(ALARM)
+            seen = [(line["step"], f"{line['reward']:.4g}", f"{line['held_out']:.4g}") for line in alarms]
+            page.table("Alarms", ("step", "reward", "held out"), seen)
         names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float))
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
@@ -149,10 +159,6 @@ class RunLog:
         for kind, title in titles.items():
             if rows := [(line["step"], ", ".join(line["samples"][:8])) for line in lines if line.get(kind)]:
                 page.table(title, ("step", "samples"), rows)
-        if alarms := [line for line in lines if line.get("alarm")]:
-            page.text(ALARM)
-            seen = [(line["step"], f"{line['reward']:.4g}", f"{line['held_out']:.4g}") for line in alarms]
-            page.table("Alarms", ("step", "reward", "held out"), seen)
         if grids := ends_of_grids(self.run):
             page.pictures("Fixed samples", [(path.stem, [Picture(load(path))]) for path in grids])
         if self.tell is not None:

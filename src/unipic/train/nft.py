@@ -28,6 +28,12 @@ from unipic.train.rollout import SamplerConfig, forward
 NOISED = 2**63  # from this number on are the streams that pictures are noised by; those below are the rollouts'
 
 
+class FollowerConfig(SamplerConfig):
+    """Without guidance, as the paper has it, unless a recipe asks for it."""
+
+    guidance_scale: Annotated[float, Field(ge=1)] = 1.0
+
+
 class NftConfig(GrpoConfig):
     """As `grpo`; of its sampler there are only steps and guidance, of its loss beta.
 
@@ -38,7 +44,7 @@ class NftConfig(GrpoConfig):
     stage: Literal["nft"]  # type: ignore[assignment]
     levels: Annotated[int, Field(ge=1)] = 9
     mixture: Annotated[float, Field(gt=0, le=1)] = 1.0
-    sampler: SamplerConfig = SamplerConfig(guidance_scale=1.0)
+    sampler: FollowerConfig = FollowerConfig()
     beta: Annotated[float, Field(ge=0)] = 1e-4
 
     @model_validator(mode="after")

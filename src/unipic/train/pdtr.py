@@ -31,9 +31,9 @@ from unipic.pictures import load
 from unipic.report import Page, Picture
 from unipic.rewards.configs import Rewards
 from unipic.system import UniPic
-from unipic.train.batches import AnySource, Batches, Phase
+from unipic.train.batches import AnySource, Phase
 from unipic.train.disk import refusals
-from unipic.train.grpo import GrpoConfig, GrpoStage
+from unipic.train.grpo import GrpoConfig, GrpoStage, checked
 from unipic.train.lines import read_lines
 from unipic.train.log import ALARM, ends_of_grids
 from unipic.train.loop import train
@@ -93,11 +93,11 @@ class PdtrConfig(Strict):
 def reinforce(config: PdtrConfig, run: Path) -> Path:
     """All parts in turn, each from the model that the one before it made. Returns the folder of the last model.
 
-    Raises BadInput for data that cannot be drawn from, and for a part that has begun with another recipe, or from other
-    weights than its model has now.
+    Raises BadInput for data and rewards that are not there, and for a part that has begun with another recipe, or from
+    other weights than its model has now.
     """
-    for part in config.parts:  # what is wrong with a later one's data is not to be found after hours
-        Batches(part_config(config, part, config.grpo.model).data, config.grpo.seed, 1, None)
+    for part in config.parts:  # what is wrong with a later one is not to be found after hours
+        checked(part_config(config, part, config.grpo.model))
     patience = PATIENCE if config.evaluate else None
     with closing(Processes(config.grpo.device, config.grpo.dtype, patience)) as processes:
         scores = dict[str, dict[str, Any]]()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unipic.models.assembly import Changed, assemble, components_of
 from unipic.models.find import find_model
 from unipic.models.vae import VAE, load_vae
-from unipic.train.batches import Batches, DataConfig, Pictures, stacked
+from unipic.train.batches import Batches, Pictures, PromptsConfig, stacked
 from unipic.train.log import Shown
 from unipic.train.loop import RunConfig
 from unipic.train.optim import Tensors
@@ -40,7 +40,7 @@ class VaeConfig(RunConfig):
 
     stage: Literal["vae"]
     model: str = "tiny-kontext"
-    data: DataConfig = DataConfig(tasks=("generate",))
+    data: PromptsConfig = PromptsConfig()
     squares: NonNegative = 6.0
     edges: NonNegative = 1.0
     kl: NonNegative = 1e-4
