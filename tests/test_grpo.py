@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.reference.sd3 import ReferenceSD3
 from tests.test_train_stages import calm, stage, transformer_twin
 from unipic import BadInput
+from unipic.errors import TryLater
 from unipic.rewards.reward import Reward, Sample, WeightedSum
 from unipic.train.grpo import Groups, GrpoStage, Part
 from unipic.train.loop import Update, advance
@@ -365,6 +366,7 @@ def test_checkpointed_layers_are_not_folded() -> None:
         ({"batch": 20}, "groups of 8"),
         ({"updates": 3}, "3 updates"),
         ({"sampler": {"steps": 4, "trained": 5}}, "5 steps cannot be learnt from"),
+        ({"sampler": {"steps": 4, "trained": 3, "window": 1, "window_starts": 4}}, "before level 4: 3 are learnt from"),
         ({"model": "tiny-kontext", "mllm": "tiny"}, "no language model"),
         ({"rewards": {}}, "rewards"),
         ({"group": 3}, "group"),
@@ -373,6 +375,26 @@ def test_checkpointed_layers_are_not_folded() -> None:
 def test_bad_settings_are_refused(more: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         stage({**RAW, **more}, place=False)
+
+
+def test_what_a_recipe_names_of_a_default_leaves_the_rest_of_it() -> None:
+    made = stage({**RAW, "optimizer": {"lr": 1e-4}, "ema": {"decay": 0.5}}, place=False)
+    optimizer, ema = made.config.optimizer, made.config.ema
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.9, 0.999), 0)  # paper §4.1
+    assert (optimizer.schedule, ema.decay, ema.every) == ("constant", 0.5, 8)
+    followed = stage({**RAW, "stage": "nft", "sampler": {"steps": 5}}, place=False)  # fewer than grpo's trained ones
+    assert followed.config.sampler.guidance_scale == 1
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_rollout_without_a_score_ends_the_run(away: bool) -> None:
+    """With 75, so that it is tried again, only where another time may bring one."""
+    judge = {"kind": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "key_env": None}
+    made = grpo("tiny-kontext", "generate", rewards={"it": judge if away else {"kind": "world"}})
+    made.rewards = alone(Redness(missing=range(BATCH)))
+    with pytest.raises(TryLater if away else BadInput, match=f"none of the {BATCH} pictures") as told:
+        rolled(made)
+    assert told.value.exit_code == (75 if away else 2)
 
 
 def test_draws_of_a_rollout_are_each_sample_s_own() -> None:

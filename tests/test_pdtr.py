@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import TypeAdapter
 
 from unipic.config import resolve
@@ -19,6 +20,7 @@ from unipic.models.kontext import load_transformer
 from unipic.models.lora import merge_lora
 from unipic.train import pdtr
 from unipic.train.batches import WorldConfig
+from unipic.train.grpo import GrpoStage
 from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import AnyConfig, run_recipe
 
@@ -197,6 +199,65 @@ def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
     shutil.rmtree(run / "2-generate")
     assert train(2, 2) != second
     belong_together(run)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"rewards": {"judged": {"kind": "judge", "model": "m", "key_env": "NO_SUCH_KEY"}}}, "NO_SUCH_KEY"),
+        ({"rewards": {"edits": {"kind": "edit_reward", "model": "/nowhere"}}}, "/nowhere"),
+        ({"rewards": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
+        ({"held_out": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
+        ({"rewards": {"edits": {"kind": "edit_reward"}}}, "of edits alone\nrewards: edits; tasks: generate"),
+        ({"rewards": {"done": {"kind": "world", "mark": "sc"}}}, "of edits alone\nrewards: done; tasks: generate"),
+        ({"held_out": {"light": {"kind": "brightness", "weight": 2.0}}}, "held_out: light; rewards: bright"),
+    ],
+)
+def test_rewards_of_a_later_part_that_are_not_there_are_said_at_once(
+    part: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    config = recipe(parts=[RAW["parts"][0], RAW["parts"][1] | part])
+    with pytest.raises(BadInput, match=said):
+        run_recipe(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "1-edit").exists()
+
+
+def test_a_later_part_s_pictures_are_not_larger_than_the_transformer_knows(tmp_path: Path) -> None:
+    Image.effect_noise((2048, 2048), 60).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"image": "a.png", "text": "noise"}\n')
+    data = {"sources": [{"kind": "folder", "path": str(tmp_path)}], "phases": [{"resolution": 1024}]}
+    with pytest.raises(BadInput, match="pictures of 1024x1024 have more positions than"):
+        run_recipe(recipe(parts=[RAW["parts"][0], RAW["parts"][1] | data]), tmp_path / "run")
+    assert not (tmp_path / "run" / "1-edit").exists()
+
+
+def test_a_stop_in_the_second_part_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [{"tasks": ["edit"], "steps": 1}, {"tasks": ["generate"], "steps": 3}]
+    show = {"show": {"count": 1, "steps": 1}, "sample_every": 1, "checkpoint_every": 1}
+    config = recipe(parts=parts, evaluate=None, grpo=RAW["grpo"] | show)
+    run_recipe(config, tmp_path / "whole")
+    rollout = GrpoStage.rollout
+
+    def stopped(stage: GrpoStage, micros: Any, step: int, processes: Any) -> Any:
+        if stage.config.data.tasks == ("generate",) and step == 2:
+            raise KeyboardInterrupt
+        return rollout(stage, micros, step, processes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrpoStage, "rollout", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(config, tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "model").exists()
+    run_recipe(config, tmp_path / "stopped")
+    for folder in ("model", "lora", "2-generate/samples"):  # grids, too: before the part, and after each step
+        whole, stopped_ = (
+            {str(p.relative_to(run)): p.read_bytes() for p in sorted((run / folder).rglob("*")) if p.is_file()}
+            for run in (tmp_path / "whole", tmp_path / "stopped")
+        )
+        assert whole
+        assert whole == stopped_, folder
+    grids = [p.name for p in sorted((tmp_path / "whole" / "2-generate" / "samples").iterdir())]
+    assert grids == [f"step_{step:08d}.png" for step in range(4)]
 
 
 def test_every_part_has_a_seed_of_its_own() -> None:

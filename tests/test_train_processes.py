@@ -128,10 +128,12 @@ def test_two_processes_train_as_one(calm: Path, tmp_path: Path, stage: str) -> N
     assert shapes[0] == shapes[1]
 
 
-def test_two_processes_reinforce_as_one(calm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["grpo", "nft"])
+def test_two_processes_reinforce_as_one(stage: str, calm: Path, tmp_path: Path) -> None:
     """Groups split between processes are compared as wholes, and the same adapters come of it."""
     raw = raw_of("grpo-lora", calm, group=4, batch=4, sampler={"steps": 3, "trained": 2}, merge=False, ema=None)
     raw |= {"model": str(calm / "tiny-kontext"), "rewards": {"bright": {"kind": "brightness"}}}
+    raw |= {"stage": stage} | ({"levels": 2} if stage == "nft" else {})
     raw["data"] |= {"tasks": ["edit"]}
     for count in (1, 2):
         run_in(count, tmp_path, raw, tmp_path / str(count))

@@ -348,6 +348,11 @@ def checked(config: GrpoConfig) -> KontextStage | JointStage:
     """Its base, none of whose weights is loaded yet. Raises BadInput for what it would not train with."""
     check_rewards(config.rewards, config.data.tasks)
     check_rewards(config.held_out)
+    for name, held in config.held_out.items():
+        for trained, reward in config.rewards.items():
+            if held == reward.model_copy(update={"weight": held.weight}):
+                where = f"held_out: {name}; rewards: {trained}"
+                raise BadInput("what is held out is trained on: no alarm could sound", where, "hold out another reward")
     return _base(config)
 
 

@@ -1,8 +1,10 @@
 """DiffusionNFT (Zheng et al. 2025): reinforcement on the forward process, without guidance and without likelihoods.
 
-Rollouts follow the flow. Each picture is noised anew (a group's alike, unlike the paper's), and the velocity is drawn
-towards it as much as it was better than its group, and away from it as much as it was worse: both are mixtures of the
-present velocity and the rollout's.
+Rollouts follow the flow. Each picture is noised anew, and the velocity is drawn towards it as much as it was better
+than its group, and away from it as much as it was worse: both are mixtures of the present velocity and the rollout's.
+
+Unlike the paper's, a group is noised alike, and rollouts are the present model's, not a slow average's. A recipe may
+have them guided; what learns is the velocity without guidance all the same.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ class SamplerConfig(Strict):
     def noise_is_a_share(self) -> SamplerConfig:
         if self.kind == "cps" and self.noise_level > 1:
             raise ValueError("with cps noise_level is from 0 to 1, where all of the noise is renewed")
+        if self.window_starts is not None and self.window_starts > self.trained:
+            raise ValueError(f"a window cannot begin before level {self.window_starts}: {self.trained} are learnt from")
         return self
 
 
@@ -155,7 +157,7 @@ class Sampler:
         config = self.config
         if config.window is None:
             return range(config.steps)
-        starts = min(config.window_starts or config.steps // 2, config.trained)
+        starts = config.window_starts or min(config.steps // 2, config.trained)
         start = int(np.random.default_rng([seed, step, config.steps]).integers(starts))
         return range(start, min(start + config.window, config.steps))
 
