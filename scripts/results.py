@@ -28,6 +28,7 @@ from pdtr_runs import (
     Run,
     Task,
     cell,
+    change,
     change_cell,
     effects,
     opened,
@@ -134,7 +135,8 @@ def section(run: Run, images: str, *, first: bool) -> str:
         floors(run),
         "### Goals",
         table(
-            ["goal", "before", "after", ""], [[*row, "reached" if there else "missed"] for *row, there in goals(run)]
+            ["goal", "before", "after all parts", "", "change of the same items"],
+            [[*row, "reached" if there else "missed", moved] for *row, moved, there in goals(run)],
         ),
         "### While it learnt",
         learning(run),
@@ -177,8 +179,8 @@ def floors(run: Run) -> str:
     return table(["part", "task", "before", "asked", "after", "", "change of the same items"], rows)
 
 
-def goals(run: Run) -> list[tuple[str, str, str, bool]]:
-    """Each with the score before and after all parts, and whether it is reached."""
+def goals(run: Run) -> list[tuple[str, str, str, str, bool]]:
+    """Each with the score before and after all parts, what that changed, and whether it is reached."""
     found = []
     asked: tuple[tuple[Task, str, float, float], ...] = (
         ("generate", f"text-to-image, strict: {STRICT:+.2f}, or {STRICT_BEST} at least", STRICT_BEST, STRICT),
@@ -187,7 +189,8 @@ def goals(run: Run) -> list[tuple[str, str, str, bool]]:
     for task, said, best, rise in (one for one in asked if one[0] in run.tasks):
         before, after = (run.evaluations[i].of(BENCHMARK[task]) for i in (0, -1))
         there = before and after and (after.value >= best or round(after.value - before.value, 4) >= rise)
-        found.append((said, cell(before), cell(after), bool(there)))
+        moved = change(*(run.evaluations[i].of_each(BENCHMARK[task]) for i in (0, -1)))
+        found.append((said, cell(before), cell(after), change_cell(moved), bool(there)))
     return found
 
 
