@@ -189,8 +189,9 @@ def goals(run: Run) -> list[tuple[str, str, str, str, bool]]:
     for task, said, best, rise in (one for one in asked if one[0] in run.tasks):
         before, after = (run.evaluations[i].of(BENCHMARK[task]) for i in (0, -1))
         there = before and after and (after.value >= best or round(after.value - before.value, 4) >= rise)
-        moved = change(*(run.evaluations[i].of_each(BENCHMARK[task]) for i in (0, -1)))
-        found.append((said, cell(before), cell(after), change_cell(moved), bool(there)))
+        each = [run.evaluations[i].of_each(BENCHMARK[task]) for i in (0, -1)]
+        moved = change_cell(change(*each)) if before and after else "–"
+        found.append((said, cell(before), cell(after), moved, bool(there)))
     return found
 
 

@@ -366,7 +366,10 @@ def test_checkpointed_layers_are_not_folded() -> None:
         ({"batch": 20}, "groups of 8"),
         ({"updates": 3}, "3 updates"),
         ({"sampler": {"steps": 4, "trained": 5}}, "5 steps cannot be learnt from"),
-        ({"sampler": {"steps": 4, "trained": 3, "window": 1, "window_starts": 4}}, "before level 4: 3 are learnt from"),
+        (
+            {"sampler": {"steps": 4, "trained": 3, "window": 1, "window_starts": 4}},
+            "before level 4, and the first 3 are learnt from",
+        ),
         ({"model": "tiny-kontext", "mllm": "tiny"}, "no language model"),
         ({"rewards": {}}, "rewards"),
         ({"group": 3}, "group"),
@@ -386,15 +389,16 @@ def test_what_a_recipe_names_of_a_default_leaves_the_rest_of_it() -> None:
     assert followed.config.sampler.guidance_scale == 1
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_a_rollout_without_a_score_ends_the_run(away: bool) -> None:
-    """With 75, so that it is tried again, only where another time may bring one."""
+@pytest.mark.parametrize(("silent", "step", "code"), [("world", 0, 2), ("judge", 0, 75), ("world", 1, 75)])
+def test_a_rollout_without_a_score_ends_the_run(silent: str, step: int, code: int) -> None:
+    """As a mistake only where nothing is lost by it, and no other time would bring a score."""
     judge = {"kind": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "key_env": None}
-    made = grpo("tiny-kontext", "generate", rewards={"it": judge if away else {"kind": "world"}})
-    made.rewards = alone(Redness(missing=range(BATCH)))
-    with pytest.raises(TryLater if away else BadInput, match=f"none of the {BATCH} pictures") as told:
-        rolled(made)
-    assert told.value.exit_code == (75 if away else 2)
+    made = grpo("tiny-kontext", "generate", rewards={"world": {"kind": "world"}, "judge": judge})
+    rewards = {name: Redness(missing=range(2 * BATCH) if name == silent else ()) for name in ("world", "judge")}
+    made.rewards = WeightedSum({name: (1.0, reward) for name, reward in rewards.items()})
+    with pytest.raises(TryLater if code == 75 else BadInput, match=f"none of the {BATCH} pictures") as told:
+        rolled(made, step)
+    assert told.value.exit_code == code
 
 
 def test_draws_of_a_rollout_are_each_sample_s_own() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
+from safetensors.torch import load_file
 
 from unipic.config import resolve
 from unipic.errors import BadInput
@@ -206,11 +207,18 @@ def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
     [
         ({"rewards": {"judged": {"kind": "judge", "model": "m", "key_env": "NO_SUCH_KEY"}}}, "NO_SUCH_KEY"),
         ({"rewards": {"edits": {"kind": "edit_reward", "model": "/nowhere"}}}, "/nowhere"),
+        ({"rewards": {"edits": {"kind": "edit_reward", "model": "tiny-kontext"}}}, "no reward model"),
         ({"rewards": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
         ({"held_out": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
-        ({"rewards": {"edits": {"kind": "edit_reward"}}}, "of edits alone\nrewards: edits; tasks: generate"),
-        ({"rewards": {"done": {"kind": "world", "mark": "sc"}}}, "of edits alone\nrewards: done; tasks: generate"),
-        ({"held_out": {"light": {"kind": "brightness", "weight": 2.0}}}, "held_out: light; rewards: bright"),
+        (
+            {"rewards": {"edits": {"kind": "edit_reward"}}},
+            "never scores task generate\nrewards: edits; tasks: generate",
+        ),
+        (
+            {"rewards": {"done": {"kind": "world", "mark": "sc"}}},
+            "never scores task generate\nrewards: done; tasks: generate",
+        ),
+        ({"held_out": {"light": {"kind": "brightness"}}}, "held_out: light; rewards: bright"),
     ],
 )
 def test_rewards_of_a_later_part_that_are_not_there_are_said_at_once(
@@ -249,13 +257,16 @@ def test_a_stop_in_the_second_part_changes_no_bit(tmp_path: Path, monkeypatch: p
             run_recipe(config, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "model").exists()
     run_recipe(config, tmp_path / "stopped")
-    for folder in ("model", "lora", "2-generate/samples"):  # grids, too: before the part, and after each step
+    for folder in ("model", "2-generate/samples"):  # grids, too: before the part, and after each step
         whole, stopped_ = (
             {str(p.relative_to(run)): p.read_bytes() for p in sorted((run / folder).rglob("*")) if p.is_file()}
             for run in (tmp_path / "whole", tmp_path / "stopped")
         )
         assert whole
         assert whole == stopped_, folder
+    whole_lora, stopped_lora = (load_file(tmp_path / run / "lora" / pdtr.LORA) for run in ("whole", "stopped"))
+    assert whole_lora.keys() == stopped_lora.keys()  # its file's header has no fixed order
+    assert all(torch.equal(tensor, stopped_lora[name]) for name, tensor in whole_lora.items())
     grids = [p.name for p in sorted((tmp_path / "whole" / "2-generate" / "samples").iterdir())]
     assert grids == [f"step_{step:08d}.png" for step in range(4)]
 

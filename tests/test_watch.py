@@ -77,11 +77,12 @@ def test_the_first_alarm_is_said_at_once_and_above_all_else(
     pages = []
     report = RunLog.report
     monkeypatch.setattr(RunLog, "report", lambda log: (report(log), pages.append(log.step)))
-    alarms = logged(tmp_path / "run", ["generate"], [])
+    alarms = logged(tmp_path / "run", ["edit", "generate"], [])
     assert pages[0] == alarms[0]
-    assert len(pages) == 2  # and at the end
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Alarm" in line]
-    assert line == f"{tmp_path / 'run'}, step {alarms[0]}: {ALARM}"
+    assert len(pages) == 3  # of both tasks, and at the end
+    said = [line for line in capsys.readouterr().err.splitlines() if "Alarm" in line]
+    first = {("edit", "generate")[step % 2]: step for step in reversed(alarms)}
+    assert said == [f"{tmp_path / 'run'}, step {first[task]}, {task}: {ALARM}" for task in sorted(first, key=first.get)]
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.index(ALARM) < page.index("<svg")
     assert page.index(">Alarms<") < page.index("<svg")

@@ -121,26 +121,32 @@ MAY_BE_AWAY = (JudgeRewardConfig, RemoteRewardConfig)  # what has no score of th
 
 
 def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> None:
-    """Raise BadInput for what they need that is not there, and for what never scores one of the tasks.
+    """Raise UnipicError for what they need that is not there, and BadInput for what never scores one of the tasks.
 
-    Loads no model, and asks no server.
+    Of judges and reward servers no call is made, of EditReward and GenEval's detector no weights are loaded.
     """
     for name, reward in rewards.items():
         match reward:
             case EditRewardConfig():
-                find_model(reward.model)
+                if (folder := find_model(reward.model)).kind != "reward":
+                    mend = "give one that `unipic train` made of an edit-reward recipe"
+                    raise BadInput("this is no reward model", f"{name}: {folder.root}", mend)
             case GenevalRewardConfig():
                 find_part(reward.detector, "detector")
                 find_part(reward.clip, "clip")
             case _:
                 reward.open()
-        if "generate" in tasks and _of_edits_alone(reward):
+        if never := [task for task in tasks if _never_scores(reward, task)]:
             where = f"rewards: {name}; tasks: {', '.join(tasks)}"
-            raise BadInput("this reward is of edits alone", where, "give another one to what is generated")
+            raise BadInput(
+                f"this reward never scores task {never[0]}", where, "give another one to a part with this task"
+            )
 
 
-def _of_edits_alone(reward: RewardConfig) -> bool:
-    return reward.kind == "edit_reward" or (reward.kind == "world" and reward.mark == "sc")
+def _never_scores(reward: RewardConfig, task: Task) -> bool:
+    """Edits have none of GenEval's metadata."""
+    of_edits = reward.kind == "edit_reward" or (reward.kind == "world" and reward.mark == "sc")
+    return (of_edits and task == "generate") or (reward.kind == "geneval" and task == "edit")
 
 
 def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:

@@ -198,7 +198,7 @@ class GrpoStage:
         rewards = [math.nan if r is None else r for scores, _ in scored for r in scores.total]
         everyone = torch.tensor(processes.gathered(rewards)).view(-1, self.config.group)
         if everyone.isnan().all():
-            self._refuse(everyone.numel())
+            self._refuse(scored, step)
         compared = advantages(everyone, self.config.advantage, self.config.advantage_limit)
         self.notes.rollout(scored, everyone, compared, _by_prompt(groups.of, trajectory.end))
         share = processes.share(self.config.batch)
@@ -206,12 +206,13 @@ class GrpoStage:
         self.rolled = Rolled(given, trajectory, own.to(self.device))
         return [self.update(groups, own, share.start, number, processes) for number in range(self.config.updates)]
 
-    def _refuse(self, count: int) -> NoReturn:
-        """That a rollout's pictures have no score."""
+    def _refuse(self, scored: Sequence[tuple[Scores, Scores]], step: int) -> NoReturn:
+        """That a rollout's pictures have no score. TryLater keeps what was learnt before."""
         rewards = self.config.rewards
-        what = f"none of the {count} pictures of a rollout got a score"
-        where = f"rewards: {', '.join(rewards)}; task: {self.task}"
-        if any(isinstance(reward, MAY_BE_AWAY) for reward in rewards.values()):
+        silent = [n for n in rewards if all(one is None for scores, _ in scored for one in scores.parts[n])] or rewards
+        what = f"none of the {self.config.batch} pictures of a rollout got a score"
+        where = f"rewards: {', '.join(silent)}; task: {self.task}"
+        if step > 0 or all(isinstance(rewards[name], MAY_BE_AWAY) for name in silent):
             raise TryLater(what, where, "see whether they score this task, and are there; the same command goes on")
         raise BadInput(what, where, "give rewards that score this task and these data")
 
@@ -348,11 +349,10 @@ def checked(config: GrpoConfig) -> KontextStage | JointStage:
     """Its base, none of whose weights is loaded yet. Raises BadInput for what it would not train with."""
     check_rewards(config.rewards, config.data.tasks)
     check_rewards(config.held_out)
-    for name, held in config.held_out.items():
-        for trained, reward in config.rewards.items():
-            if held == reward.model_copy(update={"weight": held.weight}):
-                where = f"held_out: {name}; rewards: {trained}"
-                raise BadInput("what is held out is trained on: no alarm could sound", where, "hold out another reward")
+    trained, held = (sorted(map(repr, each.values())) for each in (config.rewards, config.held_out))
+    if trained == held:
+        where = f"held_out: {', '.join(config.held_out)}; rewards: {', '.join(config.rewards)}"
+        raise BadInput("what is held out is what is trained on: no alarm could sound", where, "hold out another reward")
     return _base(config)
 
 

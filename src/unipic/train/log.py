@@ -63,7 +63,7 @@ class RunLog:
             if not start:
                 (run / "wandb_id.txt").unlink(missing_ok=True)
         self.watches: dict[str, Watch] = {}  # by the step's task: rewards of one are no measure of another's
-        self.alarmed = False  # since the run was taken up
+        self.alarmed: set[str] = set()  # tasks, since the run was taken up
         for line in read_lines(self.path) if first else ():
             self._alarming(line)
         self.trackers = [_TRACKERS[name](run, config, start) for name in config.track] if first else []
@@ -106,9 +106,9 @@ class RunLog:
             self.step, self.since = step, now
             line = {**record, "samples_per_s": round(speed, 2)}
             append_line(self.path, line)
-            if "alarm" in record and not self.alarmed:
-                self.alarmed = True
-                self.bar.write(f"{self.run}, step {step}: {ALARM}", file=sys.stderr)
+            if "alarm" in record and (task := record.get("task", "")) not in self.alarmed:
+                self.alarmed.add(task)
+                self.bar.write(f"{self.run}, step {step}, {task}: {ALARM}", file=sys.stderr)
                 self.report()
             for tracker in self.trackers:
                 tracker.add(step, {k: v for k, v in line.items() if isinstance(v, float)})
@@ -149,8 +149,9 @@ class RunLog:
         page = Page(f"{self.config.stage}: {self.run.name}")
         if alarms := [line for line in lines if line.get("alarm")]:
             page.text(ALARM)
-            seen = [(line["step"], f"{line['reward']:.4g}", f"{line['held_out']:.4g}") for line in alarms]
-            page.table("Alarms", ("step", "reward", "held out"), seen)
+            figures = ("reward", "held_out")
+            seen = [(line["step"], line.get("task"), *(f"{line[name]:.4g}" for name in figures)) for line in alarms]
+            page.table("Alarms", ("step", "task", "reward", "held out"), seen)
         names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float))
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]

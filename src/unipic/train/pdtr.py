@@ -96,8 +96,9 @@ def reinforce(config: PdtrConfig, run: Path) -> Path:
     Raises BadInput for data and rewards that are not there, and for a part that has begun with another recipe, or from
     other weights than its model has now.
     """
-    for part in config.parts:  # what is wrong with a later one is not to be found after hours
-        checked(part_config(config, part, config.grpo.model))
+    for number, part in enumerate(config.parts, 1):
+        if not begun(run / folder_name(part, number)):  # what is wrong with a later one is not to be found after hours
+            checked(part_config(config, part, config.grpo.model))
     patience = PATIENCE if config.evaluate else None
     with closing(Processes(config.grpo.device, config.grpo.dtype, patience)) as processes:
         scores = dict[str, dict[str, Any]]()

@@ -32,6 +32,7 @@ HARMLESS = {
     "rollout_batch",
     "merge",
     "track",
+    "held_out",  # is only watched
     "show",
     "show_count",
     "save_dtype",

@@ -26,7 +26,7 @@ class SamplerConfig(Strict):
 
     negative_gradient: whether guidance's negative branch has one; in the reference implementation it has none.
     window: so many steps alone are random, and learnt from; a group shares the way to them, which is sampled once. They
-    begin before level window_starts, by default in the first half.
+    begin before level window_starts, trained at most; by default in the first half.
     trained: how many steps, the first, are learnt from; the last is nearly deterministic, its log-probability explodes.
     """
 
@@ -44,7 +44,8 @@ class SamplerConfig(Strict):
         if self.kind == "cps" and self.noise_level > 1:
             raise ValueError("with cps noise_level is from 0 to 1, where all of the noise is renewed")
         if self.window_starts is not None and self.window_starts > self.trained:
-            raise ValueError(f"a window cannot begin before level {self.window_starts}: {self.trained} are learnt from")
+            what = f"windows may begin before level {self.window_starts}, and the first {self.trained} are learnt from"
+            raise ValueError(f"{what}: lower window_starts")
         return self
 
 
