@@ -5,7 +5,8 @@
 Each type's gradient by itself, of groups whose scores are not all alike. `norm`: of one group's, root mean square.
 `signal`: the mean inner product of two groups' of different rollouts over the product of their norms, as the cosine
 between two groups would be if all were equally long; with groups of the same type, and of any other. Its error is the
-jackknife's, which leaves one rollout out. PART: of the recipe, from 1, and of edits. No weights change.
+jackknife's, which leaves one rollout out (`too few`: then nothing is left of a type). PART: of the recipe, from 1, and
+of edits. No weights change.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ class Products:
         each = np.array(
             [rest.signal(one, [t for t in others if t in rest.types]) for rest in left if one in rest.types]
         )
-        error = math.sqrt((len(each) - 1) * float(each.var())) if len(each) else math.nan
-        return f"{self.signal(one, others):.4f} ± {error:.4f}"
+        if not len(each) or np.isnan(each).any():
+            return "too few"
+        return f"{self.signal(one, others):.4f} ± {math.sqrt((len(each) - 1) * float(each.var())):.4f}"
 
 
 def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "12", *sets: str) -> None:

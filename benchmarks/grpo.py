@@ -5,11 +5,13 @@
 The transcription does as the reference implementation of Flow-GRPO does: adapters stay beside the weights; prompts and
 pictures are encoded for every sample; guidance's two branches share every forward, in updates with gradient, where the
 negative one is detached afterwards; the model without adapters runs the same way. Both take turns in one process, from
-the same weights, on the same trajectories; the fastest round of each counts, and the gradients of both are compared.
+the same weights, on the same trajectories; the fastest round of each counts. The gradients of both are compared with
+each other, and with those of the transcription's DiT in float64: how far float32 by itself is off.
 """
 
 from __future__ import annotations
 
+import copy
 import platform
 import sys
 import time
@@ -19,7 +21,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipic import flow
 from unipic.config import resolve
@@ -47,10 +49,11 @@ class Redness:
 
 
 class Plain:
-    """The reference recipe, on a stage's models."""
+    """The reference recipe, on a stage's models, or with a transformer of its own, in whatever precision that is."""
 
-    def __init__(self, stage: GrpoStage) -> None:
-        self.stage, self.config = stage, stage.config
+    def __init__(self, stage: GrpoStage, transformer: nn.Module) -> None:
+        self.stage, self.config, self.transformer = stage, stage.config, transformer
+        self.dtype = next(transformer.parameters()).dtype
 
     def doubled(self, groups: Groups) -> tuple[Condition, list[Tensor]]:
         """[negative; positive] conditions, and references, of every sample."""
@@ -61,7 +64,8 @@ class Plain:
 
     def velocity(self, both: Condition, references: list[Tensor], i: int, x: Tensor) -> Tensor:
         t = (self.stage.sampler.sigmas[i] * flow.TRAIN_TIMESTEPS).expand(2 * len(x))
-        v = self.stage.transformer(torch.cat([x, x]), both.tokens, both.pooled, t, references=references)
+        given = [each.to(self.dtype) for each in (torch.cat([x, x]), both.tokens, both.pooled)]
+        v = self.transformer(*given, t, references=[r.to(self.dtype) for r in references])
         negative, positive = v.float().chunk(2)
         negative = negative.detach()
         return negative + self.config.sampler.guidance_scale * (positive - negative)
@@ -94,7 +98,7 @@ class Plain:
             references = [torch.cat([r[at], r[at]]) for r in rolled.given.references]
             x, next_x = walked.x[at], walked.next_x[at]
             drawn = self.stage.sampler.step(part.step, x, self.velocity(both, references, part.step, x), next_x)
-            with torch.no_grad(), without_adapters(self.stage.transformer):
+            with torch.no_grad(), without_adapters(self.transformer):
                 before = self.stage.sampler.step(part.step, x, self.velocity(both, references, part.step, x), next_x)
             losses, _ = clipped_losses(drawn.log_prob - walked.log_prob[at], rolled.advantages[at], self.config.clip)
             s = self.stage.sampler.deviation(part.step, drawn.std)
@@ -113,18 +117,23 @@ def main(model: str, task: str, sets: list[str]) -> None:
             if ".lora_B." in name:
                 p.add_(0.02 * torch.randn_like(p))
     stage.rewards = WeightedSum({"redness": (1.0, Redness())})
-    plain, (groups,) = Plain(stage), stage.batch(0, range(stage.config.batch))
+    plain, exact = Plain(stage, stage.transformer), Plain(stage, copy.deepcopy(stage.transformer).double())
+    (groups,) = stage.batch(0, range(stage.config.batch))
     seconds: dict[str, list[float]] = {}
-    worst = 0.0
+    apart = dict.fromkeys(("ours and plain", "ours and float64", "plain and float64"), 0.0)
     for _ in range(ROUNDS):
         updates = timed(seconds, "our rollout", lambda: stage.rollout([groups], 0, PROCESSES))
         timed(seconds, "plain rollout", lambda: plain.rollout(groups))
         for which, update in zip(("first", "second"), updates, strict=False):
             timed(seconds, f"our {which} update", lambda update=update: ours(stage, update))
-            mine = gradients(stage)
+            found = {"ours": gradients(stage.transformer)}
             timed(seconds, f"plain {which} update", lambda update=update: plain.update(groups, update))
-            theirs = gradients(stage)
-            worst = max(worst, float((mine - theirs).abs().max() / theirs.abs().max()))
+            found["plain"] = gradients(stage.transformer)
+            exact.update(groups, update)
+            found["float64"] = gradients(exact.transformer)
+            for name in apart:
+                one, other = (found[whose].double() for whose in name.split(" and "))
+                apart[name] = max(apart[name], float((one - other).abs().max() / other.abs().max()))
     best = {name: min(times) for name, times in seconds.items()}
     print(
         f"{model}, {task}, {stage.config.batch} pictures, {torch.get_num_threads()} threads, {platform.machine()}, "
@@ -134,7 +143,8 @@ def main(model: str, task: str, sets: list[str]) -> None:
         parts = [part for part in ("rollout", "first update", "second update") if part in name or "both" in name]
         mine_s, theirs_s = (sum(best[f"{whose} {part}"] for part in parts) for whose in ("our", "plain"))
         print(f"{name:24} {mine_s:7.2f} s, plain {theirs_s:7.2f} s, ratio {theirs_s / mine_s:.2f}")
-    print(f"largest difference of a gradient, of the largest one: {worst:.1e}")
+    for name, worst in apart.items():
+        print(f"largest difference of a gradient, of the largest one, {name}: {worst:.1e}")
     off = max(stage.notes.values["ratio_off"])
     print(
         f"largest |ratio − 1| of fresh samples, adapters {'' if stage.merges else 'not '}merged in rollouts: {off:.1e}"
@@ -146,10 +156,10 @@ def ours(stage: GrpoStage, update: Update) -> None:
         (stage.losses(micro, None).sum() / update.terms).backward()  # type: ignore[arg-type]
 
 
-def gradients(stage: GrpoStage) -> Tensor:
+def gradients(transformer: nn.Module) -> Tensor:
     """All of them in one row; they are cleared."""
     rows = []
-    for p in stage.transformer.parameters():
+    for p in transformer.parameters():
         if p.grad is not None:
             rows.append(p.grad.flatten())
             p.grad = None
