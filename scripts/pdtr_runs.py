@@ -53,6 +53,11 @@ class Evaluation:
                 found.setdefault(line["group"], {})[line["id"]] = POINTS[part] * line["score"]
         return found
 
+    def minutes(self) -> float:
+        """From its first picture to its last answer, pauses included; NaN where the pictures are gone."""
+        first = min((path.stat().st_mtime for path in (self.folder / "pictures").glob("*.png")), default=math.nan)
+        return ((self.folder / RESULTS).stat().st_mtime - first) / 60
+
 
 @dataclass(frozen=True)
 class Part:

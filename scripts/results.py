@@ -75,6 +75,7 @@ def main(folders: Sequence[Path], results: Path, machine: str) -> None:
     for task in runs[0].tasks:
         save_png(small(pictures(runs[0], task)), images / f"{runs[0].name}-{task}.png")
     command = " ".join(["python scripts/results.py pdtr", *map(str, folders), str(results)])
+    command += f' --machine "{machine}"' if machine else ""
     sections.append(f"Made from the runs' own files by `{command}`.")
     write_whole(results / f"{runs[0].name}.md", ("\n\n".join(sections) + "\n").encode())
 
@@ -114,8 +115,9 @@ def order(run: Run) -> str:
 
 def ended(run: Run) -> str:
     """The line of device and date."""
-    judged, minutes = run.evaluations[0].config, [f"{part.minutes():.0f}" for part in run.parts]
-    count = f"{' + '.join(minutes)} minutes of training by the parts' logs"
+    judged = run.evaluations[0].config
+    trained, asked = (" + ".join(f"{each.minutes():.0f}" for each in of) for of in (run.parts, run.evaluations))
+    count = f"{trained} minutes of training by the parts' logs, {asked} of evaluation from first picture to last"
     return f"Ended {run.finished()}, on {judged['device']} in {judged['dtype']}; {count}."
 
 

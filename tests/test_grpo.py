@@ -98,13 +98,20 @@ def test_the_first_update_s_ratio_is_one(model: str, task: str, merge: bool) -> 
     assert max(ratios) <= 1e-5
 
 
+def test_merged_in_bf16_ratios_would_be_off_so_that_is_refused() -> None:
+    made = grpo("tiny-kontext", "generate", merge=True)
+    with pytest.raises(BadInput, match="merge: true"):
+        made.place(Processes("cpu", "bf16"))
+
+
 # --- against the twin -------------------------------------------------------------------------------------------------
 
 
-def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: ReferenceSD3) -> Tensor:
+def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: ReferenceSD3) -> tuple[Tensor, Tensor, Tensor]:
     """In float64, a sample at a time: −min(r·A, clip(r)·A) + β·‖mean − mean_before‖² / (2s² · dimensions).
 
-    Of CPS the last is β·‖mean − mean_before‖² / dimensions. Guarded, r is exp(z·(mean − mean then)), averaged inside.
+    And its log-probabilities, and the KL without β. Of CPS that is ‖mean − mean_before‖² / dimensions. Guarded, r is
+    exp(z·(mean − mean then)), averaged inside.
     """
     config, walked, given = made.config, made.rolled.trajectory.steps[micro.step], made.rolled.given
     sigmas, i = made.sampler.sigmas.double().tolist(), micro.step
@@ -112,7 +119,7 @@ def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: Referen
     cps = config.sampler.kind == "cps"
     s = config.sampler.noise_level * math.sqrt(a / (1 - (sigmas[1] if a == 1 else a)))
     std = b * math.sin(config.sampler.noise_level * math.pi / 2) if cps else s * math.sqrt(a - b)
-    losses = []
+    found = []
     for at in micro.at:
         x, next_x = walked.x[at][None].double(), walked.next_x[at][None].double()
         references = [r[at][None].double() for r in given.references]
@@ -142,8 +149,10 @@ def twin_losses(made: GrpoStage, micro: Part, own: ReferenceSD3, before: Referen
         bounded = ratio.clamp(1 - config.clip, 1 + config.clip)
         loss = -torch.minimum(ratio * advantage, bounded * advantage)
         width = math.sqrt(0.5) if cps else std if config.kl == "exact" else s
-        losses.append(loss + config.beta * ((m - mean(before).detach()) ** 2).mean() / (2 * width**2))
-    return torch.stack(losses)
+        kl = ((m - mean(before).detach()) ** 2).mean() / (2 * width**2)
+        found.append((loss + config.beta * kl, log_prob, kl))
+    losses, log_probs, kls = map(torch.stack, zip(*found, strict=True))
+    return losses, log_probs, kls
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -180,8 +189,13 @@ def compare(made: GrpoStage, micro: Part) -> None:
         {n.replace(".base_layer.", "."): w for n, w in made.transformer.state_dict().items() if ".lora_" not in n},
         dict(made.transformer.config),
     )
-    wanted = twin_losses(made, micro, own, before)
+    wanted, log_probs, kls = twin_losses(made, micro, own, before)
     losses = made.losses(micro, None)  # type: ignore[arg-type]
+    if micro.fresh:
+        walked = made.rolled.trajectory.steps[micro.step].log_prob[list(micro.at)]
+        torch.testing.assert_close(walked.double(), log_probs.detach(), rtol=1e-5, atol=1e-5)
+    noted = torch.tensor(made.notes.values["kl"], dtype=torch.float64)
+    torch.testing.assert_close(noted, kls.detach(), rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(losses.detach().double(), wanted.detach(), rtol=1e-4, atol=2e-5)
     losses.sum().backward()
     wanted.sum().backward()

@@ -212,12 +212,18 @@ def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
         ({"held_out": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
         (
             {"rewards": {"edits": {"kind": "edit_reward"}}},
-            "never scores task generate\nrewards: edits; tasks: generate",
+            "never scores task generate\nedits; tasks: generate",
         ),
         (
             {"rewards": {"done": {"kind": "world", "mark": "sc"}}},
-            "never scores task generate\nrewards: done; tasks: generate",
+            "never scores task generate\ndone; tasks: generate",
         ),
+        ({"held_out": {"done": {"kind": "world", "mark": "sc"}}}, "never scores task generate"),
+        (
+            {"tasks": ["edit", "generate"], "rewards": {"edits": {"kind": "edit_reward"}}},
+            "none of these rewards ever scores task generate\nedits; tasks: edit, generate",
+        ),
+        ({"held_out": {"light": {"kind": "brightness", "weight": 2}}}, "held_out: light; rewards: bright"),
         ({"held_out": {"light": {"kind": "brightness"}}}, "held_out: light; rewards: bright"),
     ],
 )
@@ -269,6 +275,21 @@ def test_a_stop_in_the_second_part_changes_no_bit(tmp_path: Path, monkeypatch: p
     assert all(torch.equal(tensor, stopped_lora[name]) for name, tensor in whole_lora.items())
     grids = [p.name for p in sorted((tmp_path / "whole" / "2-generate" / "samples").iterdir())]
     assert grids == [f"step_{step:08d}.png" for step in range(4)]
+
+
+def test_steps_of_tasks_in_turn_are_rewarded_by_what_is_of_their_task(tmp_path: Path) -> None:
+    rewards = {"done": {"kind": "world", "mark": "sc"}, "right": {"kind": "world", "weight": 2}}
+    held_out = {"kept": {"kind": "edit_reward"}, "light": {"kind": "brightness"}}
+    part = {"tasks": ["edit", "generate"], "steps": 2, "rewards": rewards, "held_out": held_out}
+    run_recipe(recipe(parts=[part], evaluate=None), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "1-edit-generate" / "log.jsonl").open()]
+    edits, prompts = (line for line in lines if "reward" in line)
+    assert edits["reward"] == pytest.approx(edits["reward/done"] + 2 * edits["reward/right"])
+    assert edits["held_out"] == pytest.approx(edits["held_out/kept"] + edits["held_out/light"])
+    assert prompts["reward"] == pytest.approx(2 * prompts["reward/right"])
+    assert prompts["held_out"] == pytest.approx(prompts["held_out/light"])
+    assert not {"reward/done", "held_out/kept"} & prompts.keys()
+    assert edits["missing"] == prompts["missing"] == 0
 
 
 def test_every_part_has_a_seed_of_its_own() -> None:

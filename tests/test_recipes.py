@@ -18,6 +18,7 @@ from unipic.errors import BadInput
 from unipic.models.checkpoint import read_component
 from unipic.models.find import find_model
 from unipic.models.folder import LAYOUTS
+from unipic.rewards.configs import of_another
 from unipic.train.loop import train
 from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import read, stage_of
@@ -205,9 +206,10 @@ def test_no_recipe_cuts_the_world_s_texts(name: str) -> None:
         assert config.max_sequence_length >= (48 if "dense" in texts else 24)
 
 
-def test_pdtr_s_other_orders_differ_in_their_order_alone() -> None:
+@pytest.mark.parametrize("where", ["tiny", "paper"])
+def test_pdtr_s_other_orders_differ_in_their_order_alone(where: str) -> None:
     """And have as many pictures of each task."""
-    plain, reversed_, mixed = (resolved(f"tiny/pdtr{order}") for order in ("", "-reversed", "-mixed"))
+    plain, reversed_, mixed = (resolved(f"{where}/pdtr{order}") for order in ("", "-reversed", "-mixed"))
     assert plain.grpo == reversed_.grpo == mixed.grpo
     assert plain.evaluate == reversed_.evaluate == mixed.evaluate
     assert [part.tasks for part in plain.parts] == [("edit",), ("generate",)]
@@ -216,6 +218,9 @@ def test_pdtr_s_other_orders_differ_in_their_order_alone() -> None:
     rounds, rest = divmod(both.steps, len(both.tasks))
     assert rest == 0
     assert [both.tasks.count(task) * rounds for task in ("edit", "generate")] == [part.steps for part in plain.parts]
+    for part in plain.parts if where == "paper" else ():
+        others = of_another(both.rewards, part.tasks[0])
+        assert {k: r for k, r in both.rewards.items() if k not in others} == (part.rewards or plain.grpo.rewards)
 
 
 def test_pdtr_has_the_papers_numbers() -> None:

@@ -546,9 +546,19 @@ def test_updates_are_adamw_with_clipping_and_averages(clip: float | None, every:
     averaging = [step for step in range(every - 1, steps, every) if step not in bad]
     counts = [(step + 1) // every for step in averaging]
     for name, average in weights.best()["m"].items():
-        seen = [start[name], *(course[step + 1][name] for step in averaging)]
+        seen = [course[every - 1][name], *(course[step + 1][name] for step in averaging)]
         wanted = twin.averaged(seen, 0.4, counts)
         np.testing.assert_allclose(average.numpy(), wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_before_the_first_average_the_weights_themselves_are_the_best() -> None:
+    module = nn.Linear(2, 2)
+    weights = Weights({"m": module}, OptimizerConfig(lr=0.1), EmaConfig(decay=0.9, every=8))
+    for step in range(7):
+        for p in module.parameters():
+            p.grad = torch.ones_like(p)
+        weights.update(step, 7, 1.0)
+        assert all(torch.equal(weights.best()["m"][name], p) for name, p in module.named_parameters())
 
 
 def test_what_is_shown_are_the_averages_and_the_weights_come_back_to_the_bit() -> None:

@@ -121,7 +121,8 @@ MAY_BE_AWAY = (JudgeRewardConfig, RemoteRewardConfig)  # what has no score of th
 
 
 def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> None:
-    """Raise UnipicError for what they need that is not there, and BadInput for what never scores one of the tasks.
+    """Raise UnipicError for what they need that is not there, and BadInput for one that scores none of the tasks, and
+    for a task that none of them scores.
 
     Of judges and reward servers no call is made, of EditReward and GenEval's detector no weights are loaded.
     """
@@ -136,17 +137,19 @@ def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> No
                 find_part(reward.clip, "clip")
             case _:
                 reward.open()
-        if never := [task for task in tasks if _never_scores(reward, task)]:
-            where = f"rewards: {name}; tasks: {', '.join(tasks)}"
-            raise BadInput(
-                f"this reward never scores task {never[0]}", where, "give another one to a part with this task"
-            )
+        if tasks and all(name in of_another(rewards, task) for task in tasks):
+            where = f"{name}; tasks: {', '.join(dict.fromkeys(tasks))}"
+            raise BadInput(f"this reward never scores task {tasks[0]}", where, "give another one to these tasks")
+    if unscored := [task for task in tasks if rewards and of_another(rewards, task) == rewards.keys()]:
+        where = f"{', '.join(rewards)}; tasks: {', '.join(dict.fromkeys(tasks))}"
+        raise BadInput(f"none of these rewards ever scores task {unscored[0]}", where, "add one that does")
 
 
-def _never_scores(reward: RewardConfig, task: Task) -> bool:
-    """Edits have none of GenEval's metadata."""
-    of_edits = reward.kind == "edit_reward" or (reward.kind == "world" and reward.mark == "sc")
-    return (of_edits and task == "generate") or (reward.kind == "geneval" and task == "edit")
+def of_another(rewards: Mapping[str, RewardConfig], task: Task) -> set[str]:
+    """The names of those that never score a task: EditReward and SC are of edits, GenEval's metadata of prompts."""
+    if task == "edit":
+        return {name for name, reward in rewards.items() if reward.kind == "geneval"}
+    return {n for n, r in rewards.items() if r.kind == "edit_reward" or (r.kind == "world" and r.mark == "sc")}
 
 
 def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,11 +59,11 @@ class WeightedSum:
     def __init__(self, rewards: Mapping[str, tuple[float, Reward]]) -> None:
         self.rewards = dict(rewards)
 
-    def score(self, samples: Sequence[Sample]) -> Scores:
-        parts = {
-            name: _checked(name, reward.score(samples), len(samples)) for name, (_, reward) in self.rewards.items()
-        }
-        weights = [weight for weight, _ in self.rewards.values()]
+    def score(self, samples: Sequence[Sample], without: Collection[str] = ()) -> Scores:
+        """without: the names of those that are not asked."""
+        asked = {name: weighed for name, weighed in self.rewards.items() if name not in without}
+        parts = {name: _checked(name, reward.score(samples), len(samples)) for name, (_, reward) in asked.items()}
+        weights = [weight for weight, _ in asked.values()]
         total = [_sum(weights, scores) for scores in zip(*parts.values(), strict=True)]
         return Scores(total, parts)
 

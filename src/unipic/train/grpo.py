@@ -26,7 +26,7 @@ from unipic.models.find import find_model
 from unipic.models.kontext import KontextTransformer
 from unipic.models.spec import ModelSpec
 from unipic.models.text import T5_LENGTH
-from unipic.rewards.configs import MAY_BE_AWAY, Rewards, opened
+from unipic.rewards.configs import MAY_BE_AWAY, RewardConfig, Rewards, of_another, opened
 from unipic.rewards.configs import check as check_rewards
 from unipic.rewards.reward import Sample, Scores
 from unipic.train.batches import Batches, pictures_of
@@ -72,7 +72,8 @@ class GrpoConfig(DitConfig):
     advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
     the ratio; log-probabilities are averaged over dimensions, so it is close to 1. guard: see `policy.normalised`.
     beta: weight of the KL to the model without adapters. kl: the reference implementation's form, to which the paper's
-    0.04 belongs, or the exact one. rewards: by name, summed by their weights. held_out: others, which are only watched.
+    0.04 belongs, or the exact one. rewards: by name; those that are of a task at all are summed by their weights.
+    held_out: others, which are only watched.
     """
 
     stage: Literal["grpo"]
@@ -162,6 +163,9 @@ class GrpoStage:
         self.base.place(processes)
         self.device = processes.device
         exact = processes.dtype == torch.float32
+        if self.config.merge and not exact and self.config.stage == "grpo":
+            what = "merged in bf16 the adapters are others than in updates: ratios of fresh samples would be off"
+            raise BadInput(what, "merge: true", "leave it out, or set dtype=fp32")
         self.merges = processes.count == 1 and (exact if self.config.merge is None else self.config.merge)
         self.folds = self.merges and exact and not self.config.gradient_checkpointing
         self.autocast = processes.autocast  # rollouts compute as updates do, or a fresh ratio is not 1
@@ -209,7 +213,8 @@ class GrpoStage:
     def _refuse(self, scored: Sequence[tuple[Scores, Scores]], step: int) -> NoReturn:
         """That a rollout's pictures have no score. TryLater keeps what was learnt before."""
         rewards = self.config.rewards
-        silent = [n for n in rewards if all(one is None for scores, _ in scored for one in scores.parts[n])] or rewards
+        asked = [name for name in rewards if name not in of_another(rewards, self.task)]
+        silent = [n for n in asked if all(one is None for scores, _ in scored for one in scores.parts[n])] or asked
         what = f"none of the {self.config.batch} pictures of a rollout got a score"
         where = f"rewards: {', '.join(silent)}; task: {self.task}"
         if step > 0 or all(isinstance(rewards[name], MAY_BE_AWAY) for name in silent):
@@ -251,7 +256,11 @@ class GrpoStage:
                 with self.autocast():
                     parts.append(self.sampler.roll(self.transformer, given.at(part), x, draws, noisy))
                 samples = self._samples(groups, range(len(groups.numbers))[part], parts[-1].end)
-                pending.append((pool.submit(self.rewards.score, samples), pool.submit(self.held_out.score, samples)))
+                scored, watched = (
+                    pool.submit(rewards.score, samples, of_another(named, self.task))
+                    for rewards, named in ((self.rewards, self.config.rewards), (self.held_out, self.config.held_out))
+                )
+                pending.append((scored, watched))
         return joined(parts), pending
 
     def _shared(self, groups: Groups, given: Given, shape: Sequence[int], stop: int) -> Tensor:
@@ -348,12 +357,15 @@ def _by_prompt(of: Sequence[int], latents: Tensor) -> list[Tensor]:
 def checked(config: GrpoConfig) -> KontextStage | JointStage:
     """Its base, none of whose weights is loaded yet. Raises BadInput for what it would not train with."""
     check_rewards(config.rewards, config.data.tasks)
-    check_rewards(config.held_out)
-    trained, held = (sorted(map(repr, each.values())) for each in (config.rewards, config.held_out))
-    if trained == held:
+    check_rewards(config.held_out, config.data.tasks)
+    if _unweighted(config.rewards) == _unweighted(config.held_out):
         where = f"held_out: {', '.join(config.held_out)}; rewards: {', '.join(config.rewards)}"
         raise BadInput("what is held out is what is trained on: no alarm could sound", where, "hold out another reward")
     return _base(config)
+
+
+def _unweighted(rewards: Mapping[str, RewardConfig]) -> list[str]:
+    return sorted(repr(reward.model_copy(update={"weight": 1.0})) for reward in rewards.values())
 
 
 def _base(config: GrpoConfig) -> KontextStage | JointStage:

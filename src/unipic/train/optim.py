@@ -41,7 +41,10 @@ class OptimizerConfig(Strict):
 
 
 class EmaConfig(Strict):
-    """decay: share of the average that an update keeps; less at first, (1 + n) / (10 + n) after n updates."""
+    """decay: share of the average that an update keeps; less at first, (1 + n) / (10 + n) after n of them.
+
+    every: of how many updates one is averaged; before the first of these the average is the weights themselves.
+    """
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     every: Annotated[int, Field(ge=1)] = 1
@@ -100,10 +103,12 @@ class Weights:
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        if self.ema_config is None or (step + 1) % self.ema_config.every:
+        if self.ema_config is None:
             return
-        updates = (step + 1) // self.ema_config.every
-        decay = min(self.ema_config.decay, (1 + updates) / (10 + updates))
+        averaged, since = divmod(step + 1, self.ema_config.every)
+        if averaged and since:
+            return
+        decay = min(self.ema_config.decay, (1 + averaged) / (10 + averaged)) if averaged else 0.0
         for component, named in self.averages.items():
             torch._foreach_lerp_(list(named.values()), list(self.parameters[component].values()), 1 - decay)
 

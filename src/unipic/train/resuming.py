@@ -32,7 +32,6 @@ HARMLESS = {
     "rollout_batch",
     "merge",
     "track",
-    "held_out",  # is only watched
     "show",
     "show_count",
     "save_dtype",
