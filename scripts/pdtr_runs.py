@@ -54,7 +54,7 @@ class Evaluation:
         return found
 
     def minutes(self) -> float:
-        """From its first picture to its last answer, pauses included; NaN where the pictures are gone."""
+        """From its first picture to its last answer, by the files' times, pauses included; NaN without pictures."""
         first = min((path.stat().st_mtime for path in (self.folder / "pictures").glob("*.png")), default=math.nan)
         return ((self.folder / RESULTS).stat().st_mtime - first) / 60
 

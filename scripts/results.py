@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,8 +75,8 @@ def main(folders: Sequence[Path], results: Path, machine: str) -> None:
         sections.append(section(run, images.name, first=run is runs[0]))
     for task in runs[0].tasks:
         save_png(small(pictures(runs[0], task)), images / f"{runs[0].name}-{task}.png")
-    command = " ".join(["python scripts/results.py pdtr", *map(str, folders), str(results)])
-    command += f' --machine "{machine}"' if machine else ""
+    words = ["python", "scripts/results.py", "pdtr", *map(str, folders), str(results)]
+    command = shlex.join(words + ["--machine", machine] * bool(machine))
     sections.append(f"Made from the runs' own files by `{command}`.")
     write_whole(results / f"{runs[0].name}.md", ("\n\n".join(sections) + "\n").encode())
 
@@ -117,7 +118,9 @@ def ended(run: Run) -> str:
     """The line of device and date."""
     judged = run.evaluations[0].config
     trained, asked = (" + ".join(f"{each.minutes():.0f}" for each in of) for of in (run.parts, run.evaluations))
-    count = f"{trained} minutes of training by the parts' logs, {asked} of evaluation from first picture to last"
+    count = f"{trained} minutes of training by the parts' logs"
+    if "nan" not in asked:
+        count += f", {asked} of evaluation from first picture to last answer"
     return f"Ended {run.finished()}, on {judged['device']} in {judged['dtype']}; {count}."
 
 

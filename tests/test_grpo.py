@@ -99,9 +99,8 @@ def test_the_first_update_s_ratio_is_one(model: str, task: str, merge: bool) -> 
 
 
 def test_merged_in_bf16_ratios_would_be_off_so_that_is_refused() -> None:
-    made = grpo("tiny-kontext", "generate", merge=True)
     with pytest.raises(BadInput, match="merge: true"):
-        made.place(Processes("cpu", "bf16"))
+        grpo("tiny-kontext", "generate", merge=True, dtype="bf16")
 
 
 # --- against the twin -------------------------------------------------------------------------------------------------

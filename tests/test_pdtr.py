@@ -212,16 +212,27 @@ def test_more_steps_and_a_kill_leave_a_model_and_adapters_that_belong_together(
         ({"held_out": {"geneval": {"kind": "geneval", "detector": "/nowhere"}}}, "/nowhere"),
         (
             {"rewards": {"edits": {"kind": "edit_reward"}}},
-            "never scores task generate\nedits; tasks: generate",
+            "never scores task generate\nrewards: edits; tasks: generate",
         ),
         (
             {"rewards": {"done": {"kind": "world", "mark": "sc"}}},
-            "never scores task generate\ndone; tasks: generate",
+            "never scores task generate\nrewards: done; tasks: generate",
         ),
-        ({"held_out": {"done": {"kind": "world", "mark": "sc"}}}, "never scores task generate"),
+        (
+            {"held_out": {"done": {"kind": "world", "mark": "sc"}}},
+            "never scores task generate\nheld_out: done; tasks: generate",
+        ),
         (
             {"tasks": ["edit", "generate"], "rewards": {"edits": {"kind": "edit_reward"}}},
-            "none of these rewards ever scores task generate\nedits; tasks: edit, generate",
+            "none of these rewards ever scores task generate\nrewards: edits; tasks: edit, generate",
+        ),
+        (
+            {
+                "tasks": ["edit", "generate"],
+                "rewards": {"bright": {"kind": "brightness"}, "done": {"kind": "world", "mark": "sc"}},
+                "held_out": {"light": {"kind": "brightness"}},
+            },
+            "held_out: light; rewards: bright, done; task: generate",
         ),
         ({"held_out": {"light": {"kind": "brightness", "weight": 2}}}, "held_out: light; rewards: bright"),
         ({"held_out": {"light": {"kind": "brightness"}}}, "held_out: light; rewards: bright"),
@@ -234,6 +245,26 @@ def test_rewards_of_a_later_part_that_are_not_there_are_said_at_once(
     with pytest.raises(BadInput, match=said):
         run_recipe(config, tmp_path / "run")
     assert not (tmp_path / "run" / "1-edit").exists()
+
+
+def test_a_judge_scores_what_its_template_asks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "secret")
+    template = tmp_path / "edits.yaml"
+    words = "edit:\n  system: Judge.\n  user: '{source} {picture} {text}'\n  marks: {done: 10 if it is done}\n"
+    template.write_text(words)
+    judge = {"kind": "judge", "model": "m", "key_env": "A_KEY", "base_url": "http://127.0.0.1:9/v1"}
+    config = recipe(parts=[RAW["parts"][1] | {"rewards": {"judged": judge | {"template": str(template)}}}])
+    with pytest.raises(BadInput, match="never scores task generate\nrewards: judged; tasks: generate"):
+        run_recipe(config, tmp_path / "run")
+
+
+def test_other_held_out_rewards_do_not_go_on_with_a_run(tmp_path: Path) -> None:
+    """Alarms compare with the steps before, which the log holds."""
+    part = {"tasks": ["generate"], "steps": 1, "held_out": {"right": {"kind": "world"}}}
+    run_recipe(recipe(parts=[part], evaluate=None), tmp_path / "run")
+    other = part | {"steps": 2, "held_out": {"right": {"kind": "world", "soft": False}}}
+    with pytest.raises(BadInput, match="held_out"):
+        run_recipe(recipe(parts=[other], evaluate=None), tmp_path / "run")
 
 
 def test_a_later_part_s_pictures_are_not_larger_than_the_transformer_knows(tmp_path: Path) -> None:

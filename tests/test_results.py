@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -187,6 +188,17 @@ def test_minutes_are_what_the_log_adds_up_to(copied: Path) -> None:
     lines = [{"step": 10, "samples_per_s": 4.0}, {"step": 10, "right": 0.5}, {"step": 15, "samples_per_s": 0.5}]
     (copied / "1-edit" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert pdtr_runs.opened(copied).parts[0].minutes() == pytest.approx((10 * 8 / 4 + 5 * 8 / 0.5) / 60)
+
+
+def test_an_evaluation_s_minutes_are_from_its_first_picture_to_its_last_answer(copied: Path) -> None:
+    one = pdtr_runs.opened(copied).evaluations[0]
+    for path in (one.folder / "pictures").glob("*.png"):
+        os.utime(path, (1000, 1000))
+    os.utime(one.folder / "results.jsonl", (1090, 1090))
+    assert one.minutes() == pytest.approx(1.5)
+    assert re.search(r", 2 \+ \d+ \+ \d+ of evaluation", results.ended(pdtr_runs.opened(copied)))
+    shutil.rmtree(one.folder / "pictures")
+    assert "of evaluation" not in results.ended(pdtr_runs.opened(copied))
 
 
 def test_several_orders_stand_side_by_side(run: Path, copied: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from unipic.models.find import find_model, find_part
 from unipic.rewards.brightness import BrightnessReward
 from unipic.rewards.geneval import CLIP, DETECTOR, GenevalReward
 from unipic.rewards.judge import JudgeRewardConfig
+from unipic.rewards.judge_templates import read_templates
 from unipic.rewards.ocr import OcrReward
 from unipic.rewards.remote import RemoteRewardConfig
 from unipic.rewards.reward import Reward, WeightedSum
@@ -120,12 +121,14 @@ Rewards = dict[str, RewardConfig]
 MAY_BE_AWAY = (JudgeRewardConfig, RemoteRewardConfig)  # what has no score of theirs may have one later
 
 
-def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> None:
+def check(group: str, rewards: Mapping[str, RewardConfig], tasks: Sequence[Task]) -> None:
     """Raise UnipicError for what they need that is not there, and BadInput for one that scores none of the tasks, and
     for a task that none of them scores.
 
-    Of judges and reward servers no call is made, of EditReward and GenEval's detector no weights are loaded.
+    group: what the recipe calls them. Of judges and reward servers no call is made, of EditReward and GenEval's
+    detector no weights are loaded.
     """
+    asked = f"tasks: {', '.join(dict.fromkeys(tasks))}"
     for name, reward in rewards.items():
         match reward:
             case EditRewardConfig():
@@ -137,19 +140,32 @@ def check(rewards: Mapping[str, RewardConfig], tasks: Sequence[Task] = ()) -> No
                 find_part(reward.clip, "clip")
             case _:
                 reward.open()
-        if tasks and all(name in of_another(rewards, task) for task in tasks):
-            where = f"{name}; tasks: {', '.join(dict.fromkeys(tasks))}"
+        if not any(scores(reward, task) for task in tasks):
+            where = f"{group}: {name}; {asked}"
             raise BadInput(f"this reward never scores task {tasks[0]}", where, "give another one to these tasks")
-    if unscored := [task for task in tasks if rewards and of_another(rewards, task) == rewards.keys()]:
-        where = f"{', '.join(rewards)}; tasks: {', '.join(dict.fromkeys(tasks))}"
+    unscored = [task for task in tasks if not any(scores(reward, task) for reward in rewards.values())]
+    if rewards and unscored:
+        where = f"{group}: {', '.join(rewards)}; {asked}"
         raise BadInput(f"none of these rewards ever scores task {unscored[0]}", where, "add one that does")
 
 
-def of_another(rewards: Mapping[str, RewardConfig], task: Task) -> set[str]:
-    """The names of those that never score a task: EditReward and SC are of edits, GenEval's metadata of prompts."""
-    if task == "edit":
-        return {name for name, reward in rewards.items() if reward.kind == "geneval"}
-    return {n for n, r in rewards.items() if r.kind == "edit_reward" or (r.kind == "world" and r.mark == "sc")}
+def scores(reward: RewardConfig, task: Task) -> bool:
+    """Whether it is of a task at all: EditReward and SC are of edits, GenEval's metadata of prompts, and a judge scores
+    what its template asks of.
+    """
+    match reward:
+        case EditRewardConfig() | WorldRewardConfig(mark="sc"):
+            return task == "edit"
+        case GenevalRewardConfig():
+            return task == "generate"
+        case JudgeRewardConfig():
+            return getattr(read_templates(reward.template), task) is not None
+    return True
+
+
+def of_another(rewards: Mapping[str, RewardConfig], task: Task) -> frozenset[str]:
+    """The names of those that never score a task."""
+    return frozenset(name for name, reward in rewards.items() if not scores(reward, task))
 
 
 def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:

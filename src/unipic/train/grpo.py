@@ -20,13 +20,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unipic import flow
-from unipic.data.source import Example
+from unipic.data.source import Example, Task
 from unipic.errors import BadInput, TryLater
 from unipic.models.find import find_model
 from unipic.models.kontext import KontextTransformer
+from unipic.models.placement import Placement
 from unipic.models.spec import ModelSpec
 from unipic.models.text import T5_LENGTH
-from unipic.rewards.configs import MAY_BE_AWAY, RewardConfig, Rewards, of_another, opened
+from unipic.rewards.configs import MAY_BE_AWAY, RewardConfig, Rewards, of_another, opened, scores
 from unipic.rewards.configs import check as check_rewards
 from unipic.rewards.reward import Sample, Scores
 from unipic.train.batches import Batches, pictures_of
@@ -68,7 +69,7 @@ class GrpoConfig(DitConfig):
 
     rollout_batch: pictures sampled in one forward. merge: adapters into the weights while sampling, in one process;
     None: in float32, where the ratio of a fresh rollout stays within 1e-5 of 1. There also while learning, unless
-    layers are computed twice.
+    layers are computed twice. In bf16 it would not, and `grpo` refuses to merge.
     advantage: the deviation that rewards are measured in (see `policy.advantages`), within ±advantage_limit. clip: of
     the ratio; log-probabilities are averaged over dimensions, so it is close to 1. guard: see `policy.normalised`.
     beta: weight of the KL to the model without adapters. kl: the reference implementation's form, to which the paper's
@@ -157,15 +158,14 @@ class GrpoStage:
         self.base = checked(config)
         self.groups = Batches(config.data, config.seed, config.batch // config.group, None)
         self.rewards, self.held_out = opened(config.rewards), opened(config.held_out)
+        groups = (config.rewards, config.held_out)
+        self.unasked = {task: [of_another(group, task) for group in groups] for task in config.data.tasks}
         self.notes = Notes(config.rewards, config.held_out)
 
     def place(self, processes: Processes) -> None:
         self.base.place(processes)
         self.device = processes.device
         exact = processes.dtype == torch.float32
-        if self.config.merge and not exact and self.config.stage == "grpo":
-            what = "merged in bf16 the adapters are others than in updates: ratios of fresh samples would be off"
-            raise BadInput(what, "merge: true", "leave it out, or set dtype=fp32")
         self.merges = processes.count == 1 and (exact if self.config.merge is None else self.config.merge)
         self.folds = self.merges and exact and not self.config.gradient_checkpointing
         self.autocast = processes.autocast  # rollouts compute as updates do, or a fresh ratio is not 1
@@ -213,7 +213,7 @@ class GrpoStage:
     def _refuse(self, scored: Sequence[tuple[Scores, Scores]], step: int) -> NoReturn:
         """That a rollout's pictures have no score. TryLater keeps what was learnt before."""
         rewards = self.config.rewards
-        asked = [name for name in rewards if name not in of_another(rewards, self.task)]
+        asked = [name for name in rewards if name not in self.unasked[self.task][0]]
         silent = [n for n in asked if all(one is None for scores, _ in scored for one in scores.parts[n])] or asked
         what = f"none of the {self.config.batch} pictures of a rollout got a score"
         where = f"rewards: {', '.join(silent)}; task: {self.task}"
@@ -257,8 +257,8 @@ class GrpoStage:
                     parts.append(self.sampler.roll(self.transformer, given.at(part), x, draws, noisy))
                 samples = self._samples(groups, range(len(groups.numbers))[part], parts[-1].end)
                 scored, watched = (
-                    pool.submit(rewards.score, samples, of_another(named, self.task))
-                    for rewards, named in ((self.rewards, self.config.rewards), (self.held_out, self.config.held_out))
+                    pool.submit(rewards.score, samples, unasked)
+                    for rewards, unasked in zip((self.rewards, self.held_out), self.unasked[self.task], strict=True)
                 )
                 pending.append((scored, watched))
         return joined(parts), pending
@@ -356,16 +356,24 @@ def _by_prompt(of: Sequence[int], latents: Tensor) -> list[Tensor]:
 
 def checked(config: GrpoConfig) -> KontextStage | JointStage:
     """Its base, none of whose weights is loaded yet. Raises BadInput for what it would not train with."""
-    check_rewards(config.rewards, config.data.tasks)
-    check_rewards(config.held_out, config.data.tasks)
-    if _unweighted(config.rewards) == _unweighted(config.held_out):
-        where = f"held_out: {', '.join(config.held_out)}; rewards: {', '.join(config.rewards)}"
-        raise BadInput("what is held out is what is trained on: no alarm could sound", where, "hold out another reward")
+    check_rewards("rewards", config.rewards, config.data.tasks)
+    check_rewards("held_out", config.held_out, config.data.tasks)
+    for task in config.data.tasks:
+        if _sum_of(config.rewards, task) == _sum_of(config.held_out, task):
+            where = f"held_out: {', '.join(config.held_out)}; rewards: {', '.join(config.rewards)}; task: {task}"
+            what = "what is held out is what is trained on: no alarm could sound"
+            raise BadInput(what, where, "hold out another reward")
+    if config.merge and config.stage == "grpo" and Placement.choose(config.device, config.dtype).dtype != torch.float32:
+        what = "merged in bf16 the adapters are others than in updates: ratios of fresh samples would be off"
+        raise BadInput(what, "merge: true", "leave it out, or set dtype to fp32")
     return _base(config)
 
 
-def _unweighted(rewards: Mapping[str, RewardConfig]) -> list[str]:
-    return sorted(repr(reward.model_copy(update={"weight": 1.0})) for reward in rewards.values())
+def _sum_of(rewards: Mapping[str, RewardConfig], task: Task) -> list[tuple[str, float]]:
+    """What is summed for a task, whatever the names and the unit: by each reward's settings, its share of the sum."""
+    asked = [reward for reward in rewards.values() if scores(reward, task)]
+    whole = sum(abs(reward.weight) for reward in asked) or 1.0
+    return sorted((repr(reward.model_copy(update={"weight": 1.0})), reward.weight / whole) for reward in asked)
 
 
 def _base(config: GrpoConfig) -> KontextStage | JointStage:

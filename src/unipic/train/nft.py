@@ -38,7 +38,7 @@ class FollowerConfig(SamplerConfig):
 
 class NftConfig(GrpoConfig):
     """As `grpo`; of its sampler there are only steps and guidance, of its loss beta: clip, kl, and of the sampler
-    trained, noise_level and negative_gradient say nothing.
+    trained, window_starts, noise_level and negative_gradient say nothing.
 
     levels: noise levels that each picture is learnt from at. mixture: how far the present velocity counts in what is
     drawn to the picture and away from it (the paper's β).

@@ -41,9 +41,9 @@ class OptimizerConfig(Strict):
 
 
 class EmaConfig(Strict):
-    """decay: share of the average that an update keeps; less at first, (1 + n) / (10 + n) after n of them.
+    """decay: share of the average that is kept; less at first, (1 + n) / (10 + n) where it is the n-th time.
 
-    every: of how many updates one is averaged; before the first of these the average is the weights themselves.
+    every: after how many updates the average moves; before the first time it is the weights themselves.
     """
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999

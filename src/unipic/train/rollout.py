@@ -148,7 +148,7 @@ class Sampler:
         if negative is None or self.config.negative_gradient:
             with nullcontext() if self.config.negative_gradient else torch.no_grad():
                 negative = forward(transformer, given.negative, given.references, x, self.sigmas[i])
-            torch.clear_autocast_cache()  # older torch would go on with weights cast without a gradient
+            torch.clear_autocast_cache()  # torch of 2025 would go on with the casts, which have no gradient
         v = forward(transformer, given.condition, given.references, x, self.sigmas[i])
         return negative + self.config.guidance_scale * (v - negative), negative
 
