@@ -1,6 +1,6 @@
 """At which noise levels DiffusionNFT's gradient is signal: cosines between the gradients of different pictures.
 
-    python benchmarks/gradient_levels.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6; 2 at least
+    python benchmarks/gradient_levels.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr-all, 1, 6; 2 at least
 
 Between every two rollouts, which have no prompt in common: what learning brings beyond the prompts that it saw. The
 standard error is as if pairs were independent. PART: of the recipe, from 1. No weights change.
@@ -30,7 +30,7 @@ def at_level(config: NftConfig, level: float) -> NftConfig:
     return config.model_copy(update={"times": TimesConfig(mean=math.log(level / (1 - level)), std=1e-6)})
 
 
-def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
+def main(recipe: str = "tiny/pdtr-all", part: str = "1", rollouts: str = "6", *sets: str) -> None:
     stage, processes = stage_of_part(recipe, part, sets, levels=1)
     config = stage.config
     measured = dict[float, list[Tensor]]()

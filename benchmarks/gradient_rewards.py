@@ -1,6 +1,6 @@
 """Of which reward DiffusionNFT's gradient is signal: cosines between the gradients of different pictures.
 
-    python benchmarks/gradient_rewards.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 6; 2 at least
+    python benchmarks/gradient_rewards.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr-all, 1, 6; 2 at least
 
 The same rollouts, their advantages computed anew from every mark of the world's verifier. Between every two of them,
 which have no prompt in common: how far a mark's gradients agree, and how far they agree with those of the score, which
@@ -57,7 +57,7 @@ def gradients(stage: NftStage, step: int, processes: Processes) -> Iterator[tupl
         yield name, gradient(stage, stage.update(groups, own, 0, 0, processes), processes)
 
 
-def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "6", *sets: str) -> None:
+def main(recipe: str = "tiny/pdtr-all", part: str = "1", rollouts: str = "6", *sets: str) -> None:
     stage, processes = stage_of_part(recipe, part, sets, beta=0)  # KL has none at the start
     config = stage.config
     found = dict[str, list[Tensor]]()

@@ -1,6 +1,6 @@
 """Of which types of edit DiffusionNFT's gradient is signal: inner products between the gradients of different groups.
 
-    python benchmarks/gradient_types.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr, 1, 12; 3 at least
+    python benchmarks/gradient_types.py [RECIPE] [PART] [ROLLOUTS] [KEY=VALUE …]      tiny/pdtr-all, 1, 12; 3 at least
 
 Each type's gradient by itself, of groups whose scores are not all alike. `norm`: of one group's, root mean square.
 `signal`: the mean inner product of two groups' of different rollouts over the product of their norms, as the cosine
@@ -98,7 +98,7 @@ class Products:
         return f"{self.signal(one, others):.4f} ± {math.sqrt((len(each) - 1) * float(each.var())):.4f}"
 
 
-def main(recipe: str = "tiny/pdtr", part: str = "1", rollouts: str = "12", *sets: str) -> None:
+def main(recipe: str = "tiny/pdtr-all", part: str = "1", rollouts: str = "12", *sets: str) -> None:
     stage, processes = stage_of_part(recipe, part, sets, beta=0)  # KL has none at the start
     config = stage.config
     found = [each for rollout in range(int(rollouts)) for each in by_type(stage, rollout, processes)]

@@ -208,7 +208,7 @@ def test_no_recipe_cuts_the_world_s_texts(name: str) -> None:
 
 @pytest.mark.parametrize("where", ["tiny", "paper"])
 def test_pdtr_s_other_orders_differ_in_their_order_alone(where: str) -> None:
-    """And have as many pictures of each task."""
+    """And have as many pictures of each task; tiny's mixed one has all sizes, and of edits another one held out."""
     plain, reversed_, mixed = (resolved(f"{where}/pdtr{order}") for order in ("", "-reversed", "-mixed"))
     assert plain.grpo == reversed_.grpo == mixed.grpo
     assert plain.evaluate == reversed_.evaluate == mixed.evaluate
