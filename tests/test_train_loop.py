@@ -135,16 +135,17 @@ def test_the_average_is_the_closed_formula(tmp_path: Path) -> None:
 
 
 def test_an_average_of_every_third_update(tmp_path: Path) -> None:
-    train(Toy(steps=5, ema={"decay": 0.5, "every": 3}), tmp_path / "run")
-    stage = Toy(steps=3, ema=None)
-    stage.place(Processes("cpu"))
-    start = {n: p.detach().clone() for n, p in stage.net.named_parameters()}
-    settings = {"optimizer": {"lr": 0.01, "schedule": "constant"}}
+    """Until then it is the weights themselves."""
+    settings: dict[str, Any] = {"optimizer": {"lr": 0.01, "schedule": "constant"}}
     train(Toy(steps=5, ema={"decay": 0.5, "every": 3}, **settings), tmp_path / "averaged")
-    train(stage := Toy(steps=3, ema=None, **settings), tmp_path / "plain")
+    second, third = (Toy(steps=steps, ema=None, **settings) for steps in (2, 3))
+    train(second, tmp_path / "second")
+    train(third, tmp_path / "third")
+    after = [dict(stage.net.named_parameters()) for stage in (second, third)]
     for name, average in toy_run(tmp_path / "averaged", 5)["ema/net"].items():
-        third = dict(stage.net.named_parameters())[name].detach()
-        torch.testing.assert_close(average, torch.lerp(start[name], third, 1 - 2 / 11))
+        before, now = (each[name].detach() for each in after)
+        assert not torch.equal(before, now)
+        torch.testing.assert_close(average, torch.lerp(before, now, 1 - 2 / 11))
 
 
 # Splitting a batch changes nothing.
