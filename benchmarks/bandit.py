@@ -64,7 +64,7 @@ REINFORCEMENT: dict[str, Any] = {
     "group": 64,  # fewer settle on another picture before all of them have met the best
     "updates": 1,
     "lora": {"rank": 32, "alpha": 64},
-    "sampler": {"steps": 6, "trained": 5, "guidance_scale": 1},  # which sharpens what is likely, and settles sooner
+    "sampler": {"steps": 6, "trained": 5, "guidance_scale": 1},  # more sharpens what is likely, and settles sooner
     "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0, "schedule": "constant"},
     "beta": 0,
     "drop_text": 0,

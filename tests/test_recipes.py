@@ -18,7 +18,7 @@ from unipic.errors import BadInput
 from unipic.models.checkpoint import read_component
 from unipic.models.find import find_model
 from unipic.models.folder import LAYOUTS
-from unipic.rewards.configs import scores
+from unipic.rewards.configs import of_task
 from unipic.train.loop import train
 from unipic.train.pdtr import PdtrConfig, part_config
 from unipic.train.stages import read, stage_of
@@ -220,7 +220,7 @@ def test_pdtr_s_other_orders_differ_in_their_order_alone(where: str) -> None:
     assert [both.tasks.count(task) * rounds for task in ("edit", "generate")] == [part.steps for part in plain.parts]
     for part in plain.parts if where == "paper" else ():
         for all_, own in ((both.rewards, part.rewards or plain.grpo.rewards), (both.held_out, part.held_out)):
-            assert {name: reward for name, reward in all_.items() if scores(reward, part.tasks[0])} == own
+            assert {name: reward for name, reward in all_.items() if of_task(reward, part.tasks[0])} == own
 
 
 def test_pdtr_has_the_papers_numbers() -> None:

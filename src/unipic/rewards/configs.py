@@ -140,16 +140,16 @@ def check(group: str, rewards: Mapping[str, RewardConfig], tasks: Sequence[Task]
                 find_part(reward.clip, "clip")
             case _:
                 reward.open()
-        if not any(scores(reward, task) for task in tasks):
+        if not any(of_task(reward, task) for task in tasks):
             where = f"{group}: {name}; {asked}"
             raise BadInput(f"this reward never scores task {tasks[0]}", where, "give another one to these tasks")
-    unscored = [task for task in tasks if not any(scores(reward, task) for reward in rewards.values())]
+    unscored = [task for task in tasks if not any(of_task(reward, task) for reward in rewards.values())]
     if rewards and unscored:
         where = f"{group}: {', '.join(rewards)}; {asked}"
         raise BadInput(f"none of these rewards ever scores task {unscored[0]}", where, "add one that does")
 
 
-def scores(reward: RewardConfig, task: Task) -> bool:
+def of_task(reward: RewardConfig, task: Task) -> bool:
     """Whether it is of a task at all: EditReward and SC are of edits, GenEval's metadata of prompts, and a judge scores
     what its template asks of.
     """
@@ -165,7 +165,7 @@ def scores(reward: RewardConfig, task: Task) -> bool:
 
 def of_another(rewards: Mapping[str, RewardConfig], task: Task) -> frozenset[str]:
     """The names of those that never score a task."""
-    return frozenset(name for name, reward in rewards.items() if not scores(reward, task))
+    return frozenset(name for name, reward in rewards.items() if not of_task(reward, task))
 
 
 def opened(rewards: Mapping[str, RewardConfig]) -> WeightedSum:

@@ -27,7 +27,7 @@ from unipic.models.kontext import KontextTransformer
 from unipic.models.placement import Placement
 from unipic.models.spec import ModelSpec
 from unipic.models.text import T5_LENGTH
-from unipic.rewards.configs import MAY_BE_AWAY, RewardConfig, Rewards, of_another, opened, scores
+from unipic.rewards.configs import MAY_BE_AWAY, RewardConfig, Rewards, of_another, of_task, opened
 from unipic.rewards.configs import check as check_rewards
 from unipic.rewards.reward import Sample, Scores
 from unipic.train.batches import Batches, pictures_of
@@ -371,7 +371,7 @@ def checked(config: GrpoConfig) -> KontextStage | JointStage:
 
 def _sum_of(rewards: Mapping[str, RewardConfig], task: Task) -> list[tuple[str, float]]:
     """What is summed for a task, whatever the names and the unit: by each reward's settings, its share of the sum."""
-    asked = [reward for reward in rewards.values() if scores(reward, task)]
+    asked = [reward for reward in rewards.values() if of_task(reward, task)]
     whole = sum(abs(reward.weight) for reward in asked) or 1.0
     return sorted((repr(reward.model_copy(update={"weight": 1.0})), reward.weight / whole) for reward in asked)
 
